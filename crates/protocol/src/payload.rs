@@ -1,0 +1,269 @@
+//! Bytes that are known to be one JSON object, and the splice that adds routing facts to them.
+//!
+//! A producer's object is never decoded and encoded again: it is checked once, and the gateway's own fields are
+//! written before its closing brace. JSON readers keep the last of equal keys, so the gateway's win.
+
+use std::fmt;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::{
+    Deserializer,
+    de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor},
+};
+
+use crate::{address::Address, fields::FieldError, ids::MessageId, position::Position, receipt::RECEIPT_FIELDS};
+
+/// Keys that the gateway writes into messages; producers may not use them through HTTP and the inbox.
+pub const RESERVED: [&str; 2] = ["target_user_id", "_meta"];
+
+/// The deepest nesting of a body that comes through HTTP or from a client.
+pub const DEEPEST: usize = 127;
+
+/// One JSON object, as UTF-8 bytes without white space around it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Payload(Bytes);
+
+impl Payload {
+    /// Checks that the bytes are one JSON object in UTF-8.
+    ///
+    /// # Errors
+    /// When they are not.
+    pub fn parse(bytes: Bytes) -> Result<Self, FieldError> {
+        let wrong = |got: String| FieldError::new("message", "one JSON object in UTF-8", got);
+        std::str::from_utf8(&bytes).map_err(|_| wrong("bytes that are not UTF-8".to_owned()))?;
+        let bytes = trim(bytes);
+        if bytes.first() != Some(&b'{') {
+            return Err(wrong(if bytes.is_empty() { "nothing".to_owned() } else { "something else".to_owned() }));
+        }
+        serde_json::from_slice::<IgnoredAny>(&bytes).map_err(|error| wrong(error.to_string()))?;
+        Ok(Self(bytes))
+    }
+
+    /// As [`Self::parse`], and refuses what only bare Redis `PUBLISH` may carry: [`RESERVED`] keys, and nesting beyond [`DEEPEST`].
+    ///
+    /// # Errors
+    /// The first of these that is wrong.
+    pub fn parse_body(bytes: Bytes) -> Result<Self, FieldError> {
+        let payload = Self::parse(bytes)?;
+        if depth(&payload.0) > DEEPEST {
+            return Err(FieldError::new("message", format!("at most {DEEPEST} nested objects and arrays"), "more"));
+        }
+        payload.without(&RESERVED, "nothing, as the gateway writes this field itself")?;
+        Ok(payload)
+    }
+
+    /// Wraps an object that this process has just encoded.
+    ///
+    /// # Errors
+    /// When the value does not become a JSON object.
+    pub fn encode<T: serde::Serialize>(value: &T) -> Result<Self, FieldError> {
+        let bytes = serde_json::to_vec(value)
+            .map_err(|error| FieldError::new("message", "a JSON object", error.to_string()))?;
+        if bytes.first() == Some(&b'{') {
+            Ok(Self(bytes.into()))
+        } else {
+            Err(FieldError::new("message", "a JSON object", "another value"))
+        }
+    }
+
+    /// The object.
+    pub fn bytes(&self) -> &Bytes {
+        &self.0
+    }
+
+    /// The object as text.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("checked when it was made")
+    }
+
+    /// The object with `"target_user_id"` (for a user's message) and `"_meta"` before its closing brace.
+    pub fn with_route(&self, address: &Address, position: Option<&Position>) -> Bytes {
+        let (body, empty) = self.open_end();
+        let mut out = BytesMut::with_capacity(body.len() + 160).writer();
+        let mut write = |text: fmt::Arguments<'_>| {
+            std::io::Write::write_fmt(&mut out, text).expect("writing to memory cannot fail");
+        };
+        write(format_args!(
+            "{}{}",
+            std::str::from_utf8(body).expect("checked when it was made"),
+            if empty { "" } else { "," }
+        ));
+        if let Address::User(id) = address {
+            write(format_args!("\"target_user_id\":{},", JsonText(id.as_str())));
+        }
+        write(format_args!("\"_meta\":{{\"topic\":{}", JsonText(&address.client_form().to_string())));
+        if let Some(Position { epoch, offset }) = position {
+            write(format_args!(",\"position\":{{\"epoch\":{},\"offset\":{offset}}}", JsonText(epoch)));
+        }
+        write(format_args!("}}}}"));
+        out.into_inner().freeze()
+    }
+
+    /// The object with `"message_id"` and `"requires_ack":true` before its closing brace.
+    ///
+    /// # Errors
+    /// When it has one of these fields itself.
+    pub fn with_receipt(&self, id: MessageId) -> Result<Self, FieldError> {
+        self.without(&RECEIPT_FIELDS, "nothing, as the gateway writes this field itself with ack=true")?;
+        let (body, empty) = self.open_end();
+        let mut out = BytesMut::with_capacity(body.len() + 80);
+        out.put_slice(body);
+        out.put_slice(if empty { b"" } else { b"," });
+        out.put_slice(format!("\"message_id\":\"{id}\",\"requires_ack\":true}}").as_bytes());
+        Ok(Self(out.freeze()))
+    }
+
+    /// # Errors
+    /// When the object has a field of one of these names.
+    fn without(&self, names: &[&'static str], expected: &str) -> Result<(), FieldError> {
+        let mut text = serde_json::Deserializer::from_slice(&self.0);
+        match KeyAmong(names).deserialize(&mut text).ok().flatten() {
+            Some(name) => Err(FieldError::new(name, expected, "a value")),
+            None => Ok(()),
+        }
+    }
+
+    /// Everything before the closing brace, and whether the object has no field.
+    fn open_end(&self) -> (&[u8], bool) {
+        let body = self.0.strip_suffix(b"}").expect("an object ends with a brace").trim_ascii_end();
+        (body, body == b"{")
+    }
+}
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Payload({} bytes)", self.0.len())
+    }
+}
+
+/// A text as a JSON string.
+#[derive(Debug, Clone, Copy)]
+pub struct JsonText<'a>(pub &'a str);
+
+impl fmt::Display for JsonText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&serde_json::to_string(self.0).expect("a string always encodes"))
+    }
+}
+
+fn trim(bytes: Bytes) -> Bytes {
+    let trimmed = bytes.trim_ascii();
+    if trimmed.len() == bytes.len() { bytes } else { bytes.slice_ref(trimmed) }
+}
+
+/// How deep brackets nest in bytes that are known to be JSON.
+fn depth(json: &[u8]) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0usize, 0, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// The first key of an object that is one of these names, decoded, so that escapes cannot hide one.
+struct KeyAmong<'a>(&'a [&'static str]);
+
+impl<'de> DeserializeSeed<'de> for KeyAmong<'_> {
+    type Value = Option<&'static str>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for KeyAmong<'_> {
+    type Value = Option<&'static str>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
+        while let Some((key, IgnoredAny)) = map.next_entry::<std::borrow::Cow<'de, str>, IgnoredAny>()? {
+            found = found.or_else(|| self.0.iter().copied().find(|name| *name == key));
+        }
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn payload(text: &'static str) -> Payload {
+        Payload::parse(Bytes::from_static(text.as_bytes())).unwrap()
+    }
+
+    #[test]
+    fn only_one_json_object_passes() {
+        for wrong in ["", " ", "5", "[]", "\"x\"", "{", "{}{}", "{} x", "{\"a\":}", "null", "{'a':1}"] {
+            assert!(Payload::parse(Bytes::from_static(wrong.as_bytes())).is_err(), "{wrong}");
+        }
+        assert!(Payload::parse(Bytes::from_static(b"{\"a\":\"\xff\"}")).is_err());
+        assert_eq!(payload(" {\"a\":1}\r\n").as_str(), "{\"a\":1}");
+    }
+
+    #[test]
+    fn bodies_may_not_use_the_gateways_fields_however_they_are_written() {
+        for wrong in [r#"{"_meta":1}"#, r#"{"a":1,"target_user_id":"x"}"#, r#"{"\u005fmeta":1}"#] {
+            let error = Payload::parse_body(Bytes::from_static(wrong.as_bytes())).unwrap_err();
+            assert!(RESERVED.contains(&error.field.as_str()), "{error}");
+        }
+        assert!(Payload::parse_body(Bytes::from_static(br#"{"a":{"_meta":1}}"#)).is_ok());
+    }
+
+    #[test]
+    fn nesting_is_limited_and_brackets_in_strings_do_not_count() {
+        let deep = |levels: usize| Bytes::from(format!("{{\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels)));
+        assert!(Payload::parse_body(deep(DEEPEST - 1)).is_ok());
+        assert!(Payload::parse_body(deep(DEEPEST)).is_err());
+        assert!(Payload::parse_body(Bytes::from(format!(r#"{{"a":"\"{}"}}"#, "[".repeat(500)))).is_ok());
+    }
+
+    #[test]
+    fn routing_facts_win_over_equal_keys_and_leave_the_object_as_it_is() {
+        let address = Address::parse("user:al\"ice").unwrap();
+        let routed =
+            payload(r#"{"n":1.0,"target_user_id":"mallory" }"#).with_route(&address, Some(&Position::new("e1", 7)));
+        assert!(routed.starts_with(br#"{"n":1.0,"target_user_id":"mallory","#));
+        let value: Value = serde_json::from_slice(&routed).unwrap();
+        assert_eq!(
+            value,
+            json!({"n": 1.0, "target_user_id": "al\"ice", "_meta": {"topic": "user:al\"ice", "position": {"epoch": "e1", "offset": 7}}})
+        );
+    }
+
+    #[test]
+    fn a_message_that_wants_an_ack_carries_its_id_and_no_id_of_its_producer() {
+        let id = MessageId::parse("07-000000000000000000000000000000ab").unwrap();
+        assert_eq!(
+            payload(r#"{"n":1.0}"#).with_receipt(id).unwrap().as_str(),
+            r#"{"n":1.0,"message_id":"07-000000000000000000000000000000ab","requires_ack":true}"#
+        );
+        let only: Value = serde_json::from_str(payload("{}").with_receipt(id).unwrap().as_str()).unwrap();
+        assert_eq!(only, json!({"message_id": id, "requires_ack": true}));
+        for (wrong, field) in [
+            (r#"{"message_id":1}"#, "message_id"),
+            (r#"{"requires_ack":false}"#, "requires_ack"),
+            (r#"{"\u006dessage_id":1}"#, "message_id"),
+        ] {
+            assert_eq!(payload(wrong).with_receipt(id).unwrap_err().field, field, "{wrong}");
+        }
+        assert!(payload(r#"{"a":{"message_id":1}}"#).with_receipt(id).is_ok());
+    }
+
+    #[test]
+    fn an_empty_object_gets_no_comma() {
+        let routed = payload("{ }").with_route(&Address::Broadcast, None);
+        assert_eq!(routed, r#"{"_meta":{"topic":"broadcast"}}"#.as_bytes());
+    }
+}
