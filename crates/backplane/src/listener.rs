@@ -1,0 +1,86 @@
+//! The node's ear. One reader calls it, in order; it must not block, because Redis cuts slow subscribers.
+
+use std::time::Duration;
+
+use countersign_protocol::{FieldError, Payload, Position};
+
+use crate::channel::Channel;
+
+/// What was published to a wanted channel.
+#[derive(Debug, Clone)]
+pub struct Heard {
+    /// Where.
+    pub channel: Channel,
+    /// What; checked to be one JSON object.
+    pub payload: Payload,
+    /// Its place in the history of its address, if it has one.
+    pub position: Option<Position>,
+}
+
+/// A fact for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Observation {
+    /// A command's answer took this long.
+    RoundTrip(Duration),
+    /// A command failed.
+    CommandFailed(Failure),
+    /// The node heard its own probe after this long.
+    Probe(Duration),
+    /// A subscriber connection was made; every one but the first is a reconnect.
+    SubscriberConnected,
+}
+
+/// Kinds of failure, for metrics and logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Failure {
+    /// No answer in time.
+    Timeout,
+    /// No connection.
+    Connection,
+    /// Redis is loading its data.
+    Loading,
+    /// A replica was asked to write.
+    ReadOnly,
+    /// Redis is out of memory.
+    OutOfMemory,
+    /// Redis refuses writes because its persistence fails.
+    Misconfigured,
+    /// Wrong or missing credentials.
+    Unauthorized,
+    /// Anything else.
+    Other,
+}
+
+impl Failure {
+    /// A label of metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Connection => "connection",
+            Self::Loading => "loading",
+            Self::ReadOnly => "readonly",
+            Self::OutOfMemory => "oom",
+            Self::Misconfigured => "misconf",
+            Self::Unauthorized => "noauth",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// What a node is told.
+pub trait Listener: Send + Sync + 'static {
+    /// Messages, in the order in which they were published; everything that one read brought.
+    fn heard(&self, batch: Vec<Heard>);
+
+    /// Something that is no message was published to a wanted channel; it goes nowhere.
+    fn refused(&self, channel: &Channel, error: &FieldError);
+
+    /// The subscription broke: from now on messages are missed.
+    fn interrupted(&self);
+
+    /// Every wanted channel is subscribed again.
+    fn resumed(&self);
+
+    /// A fact for metrics.
+    fn observed(&self, observation: Observation);
+}

@@ -1,0 +1,147 @@
+//! What an error of Redis means: of which kind it is, whether something may have been written, whether it is worth trying
+//! again, and whether the connection is still good.
+
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+
+use crate::{BackplaneError, listener::Failure};
+
+/// A command that failed.
+#[derive(Debug)]
+pub(super) struct CommandError {
+    pub(super) kind: Failure,
+    /// Whether it is known that nothing was written.
+    pub(super) unwritten: bool,
+    /// Whether another try may succeed.
+    pub(super) transient: bool,
+    /// Whether the connection has to be replaced.
+    pub(super) broken: bool,
+    text: String,
+}
+
+impl CommandError {
+    /// There is no connection: nothing was sent.
+    pub(super) fn unconnected(why: &str) -> Self {
+        let text = format!("no connection to Redis: {why}");
+        Self { kind: Failure::Connection, unwritten: true, transient: true, broken: false, text }
+    }
+
+    /// The call's time is over with a try under way; why the tries before it failed says more than that.
+    pub(super) fn no_answer(within: std::time::Duration, before: Option<&Self>) -> Self {
+        let text = match before {
+            Some(before) => format!("no answer within {within:?}; before that: {before}"),
+            None => format!("no answer within {within:?}"),
+        };
+        Self { kind: Failure::Timeout, unwritten: false, transient: true, broken: false, text }
+    }
+
+    /// A key or a reply is not what this version writes.
+    pub(super) fn unreadable(text: impl Into<String>) -> Self {
+        Self { kind: Failure::Other, unwritten: true, transient: false, broken: false, text: text.into() }
+    }
+}
+
+impl std::fmt::Display for CommandError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl From<RedisError> for CommandError {
+    fn from(error: RedisError) -> Self {
+        let kind = kind(&error);
+        let unwritten = match kind {
+            Failure::Timeout | Failure::Connection => false,
+            Failure::Loading
+            | Failure::ReadOnly
+            | Failure::OutOfMemory
+            | Failure::Misconfigured
+            | Failure::Unauthorized => true,
+            // Scripts read before they write: an error of a command in the middle would be a bug, not a state.
+            Failure::Other => matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension),
+        };
+        let broken = match kind {
+            // A peer that is silent for a second may be gone without a word, and a lane is cheap; or another Redis is the
+            // master now; or the credentials were changed.
+            Failure::Timeout | Failure::Connection | Failure::ReadOnly | Failure::Unauthorized => true,
+            Failure::Loading | Failure::OutOfMemory | Failure::Misconfigured => false,
+            Failure::Other => error.is_unrecoverable_error(),
+        };
+        Self { kind, unwritten, transient: kind != Failure::Other, broken, text: error.to_string() }
+    }
+}
+
+impl From<CommandError> for BackplaneError {
+    fn from(error: CommandError) -> Self {
+        if error.transient { Self::Unavailable(error.text) } else { Self::Unreadable(error.text) }
+    }
+}
+
+/// Of which kind an error is.
+pub(super) fn kind(error: &RedisError) -> Failure {
+    if error.is_timeout() {
+        return Failure::Timeout;
+    }
+    match error.kind() {
+        ErrorKind::Io | ErrorKind::ClusterConnectionNotFound | ErrorKind::MasterNameNotFoundBySentinel => {
+            return Failure::Connection;
+        }
+        ErrorKind::AuthenticationFailed | ErrorKind::Server(ServerErrorKind::NoPerm) => return Failure::Unauthorized,
+        ErrorKind::Server(ServerErrorKind::ReadOnly) => return Failure::ReadOnly,
+        ErrorKind::Server(
+            ServerErrorKind::BusyLoading
+            | ServerErrorKind::MasterDown
+            | ServerErrorKind::TryAgain
+            | ServerErrorKind::ClusterDown,
+        ) => return Failure::Loading,
+        _ => {}
+    }
+    match error.code() {
+        // BUSY: somebody's script runs too long; like loading, it passes and nothing was done.
+        Some("LOADING" | "BUSY") => Failure::Loading,
+        Some("READONLY") => Failure::ReadOnly,
+        Some("OOM") => Failure::OutOfMemory,
+        Some("MISCONF" | "NOREPLICAS") => Failure::Misconfigured,
+        Some("NOAUTH" | "WRONGPASS" | "NOPERM") => Failure::Unauthorized,
+        _ => Failure::Other,
+    }
+}
+
+/// Whether the script is not known to this Redis (any more).
+pub(super) fn is_unknown_script(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use redis::make_extension_error;
+
+    #[test]
+    fn every_refusal_is_known_to_have_written_nothing_and_every_silence_is_not() {
+        for (code, expected) in [
+            ("OOM", Failure::OutOfMemory),
+            ("MISCONF", Failure::Misconfigured),
+            ("NOAUTH", Failure::Unauthorized),
+            ("WRONGPASS", Failure::Unauthorized),
+            ("BUSY", Failure::Loading),
+        ] {
+            let error = CommandError::from(make_extension_error(code.to_owned(), None));
+            assert_eq!((error.kind, error.unwritten, error.transient), (expected, true, true), "{code}");
+        }
+        for (io, expected) in [
+            (std::io::ErrorKind::TimedOut, Failure::Timeout),
+            (std::io::ErrorKind::BrokenPipe, Failure::Connection),
+            (std::io::ErrorKind::UnexpectedEof, Failure::Connection),
+        ] {
+            let error = CommandError::from(RedisError::from(std::io::Error::from(io)));
+            assert_eq!((error.kind, error.unwritten, error.transient, error.broken), (expected, false, true, true));
+        }
+    }
+
+    #[test]
+    fn a_key_of_another_type_is_unreadable_and_not_tried_again() {
+        let error = CommandError::from(make_extension_error("WRONGTYPE".to_owned(), Some("Operation".to_owned())));
+        assert!(!error.transient && !error.broken);
+        assert!(matches!(BackplaneError::from(error), BackplaneError::Unreadable(_)));
+    }
+}

@@ -1,0 +1,169 @@
+//! The inbox as a stream of Redis. What is taken, acknowledged and buried are scripts, which look at the lease themselves; only
+//! waiting for an entry is done outside of them, on a connection of its own, because it blocks everything behind it. Nobody
+//! is harmed by a wait: it takes nothing, it only says when to look again.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use countersign_protocol::NodeId;
+use redis::{Value, aio::MultiplexedConnection, cmd, from_redis_value};
+
+use super::{
+    RedisBackplane, failure::CommandError, keys::Keys, lanes::Lanes, messages::unreadable, millis, retry::repeat,
+    scripts::SCRIPTS, topology::Connector,
+};
+use crate::{
+    Result,
+    inbox::{Doors, Inbox, InboxEntry, Taken},
+};
+
+/// See the module.
+pub(super) struct RedisInbox {
+    keys: Keys,
+    node: NodeId,
+    lanes: Arc<Lanes>,
+    connector: Connector,
+    /// The connection that waits, while it does not.
+    idle: Mutex<Option<MultiplexedConnection>>,
+}
+
+impl RedisInbox {
+    /// `connector` gives connections that may wait for [`WAIT`].
+    pub(super) fn new(keys: Keys, node: NodeId, lanes: Arc<Lanes>, connector: Connector) -> Arc<Self> {
+        Arc::new(Self { keys, node, lanes, connector, idle: Mutex::default() })
+    }
+
+    /// What there is now, and the id of the newest entry, or nothing without the lease.
+    async fn look(&self, most: usize, longest: usize) -> Result<Option<(Taken, String)>> {
+        let mut script = SCRIPTS.inbox_next.prepare_invoke();
+        script
+            .key(self.keys.inbox())
+            .key(self.keys.inbox_lease())
+            .arg(self.node.as_str())
+            .arg(millis(LEASE))
+            .arg(most)
+            .arg(longest)
+            .arg(MOST_BYTES);
+        Ok(read_taken(repeat(|| self.lanes.script(&script)).await?.value)?)
+    }
+
+    /// Waits until there is an entry after `newest`, or [`WAIT`] is over.
+    async fn wait(&self, newest: &str) -> Result<(), CommandError> {
+        let idle = self.lock_idle().take();
+        let mut connection = match idle {
+            Some(connection) => connection,
+            None => self.connector.connection().await?,
+        };
+        let mut read = cmd("XREAD");
+        read.arg("COUNT").arg(1).arg("BLOCK").arg(millis(WAIT)).arg("STREAMS").arg(self.keys.inbox()).arg(newest);
+        drop(read.query_async::<Value>(&mut connection).await?);
+        // A connection that failed, or whose wait was given up, is not used again.
+        *self.lock_idle() = Some(connection);
+        Ok(())
+    }
+
+    fn lock_idle(&self) -> std::sync::MutexGuard<'_, Option<MultiplexedConnection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Inbox for RedisInbox {
+    async fn hold(&self) -> Result<bool> {
+        let mut script = SCRIPTS.inbox_hold.prepare_invoke();
+        script.key(self.keys.inbox_lease()).arg(self.node.as_str()).arg(millis(LEASE));
+        let held = repeat(|| self.lanes.script(&script)).await?.value;
+        Ok(from_redis_value(held).map_err(unreadable)?)
+    }
+
+    async fn release(&self) -> Result<()> {
+        let mut script = SCRIPTS.inbox_release.prepare_invoke();
+        script.key(self.keys.inbox_lease()).arg(self.node.as_str());
+        repeat(|| self.lanes.script(&script)).await?;
+        Ok(())
+    }
+
+    async fn next(&self, most: usize, longest: usize) -> Result<Taken> {
+        match self.look(most, longest).await? {
+            None => Ok(Taken::default()),
+            Some((taken, _)) if !taken.entries.is_empty() => Ok(taken),
+            Some((_, newest)) => {
+                self.wait(&newest).await?;
+                Ok(self.look(most, longest).await?.map(|(taken, _)| taken).unwrap_or_default())
+            }
+        }
+    }
+
+    async fn done(&self, ids: &[String]) -> Result<()> {
+        for ids in ids.chunks(MOST_IDS) {
+            let mut script = SCRIPTS.inbox_done.prepare_invoke();
+            script.key(self.keys.inbox());
+            for id in ids {
+                script.arg(id);
+            }
+            repeat(|| self.lanes.script(&script)).await?;
+        }
+        Ok(())
+    }
+
+    async fn bury(&self, id: &str, reason: &str) -> Result<()> {
+        let mut script = SCRIPTS.inbox_bury.prepare_invoke();
+        script
+            .key(self.keys.inbox())
+            .key(self.keys.inbox_dead())
+            .arg(id)
+            .arg(reason)
+            .arg(MOST_DEAD)
+            .arg(millis(DEAD_KEPT))
+            .arg(MOST_FIELDS)
+            .arg(LONGEST_VALUE);
+        repeat(|| self.lanes.script(&script)).await?;
+        Ok(())
+    }
+}
+
+impl Doors for RedisBackplane {
+    fn inbox(&self) -> Option<Arc<dyn Inbox>> {
+        Some(Arc::clone(&self.inbox) as Arc<dyn Inbox>)
+    }
+}
+
+/// `{waiting, newest, {id, length, {field, value, …}}, …}`, or nothing.
+fn read_taken(answer: Value) -> Result<Option<(Taken, String)>, CommandError> {
+    let mut parts = from_redis_value::<Vec<Value>>(answer).map_err(unreadable)?.into_iter();
+    let Some(waiting) = parts.next() else { return Ok(None) };
+    let waiting = from_redis_value(waiting).map_err(unreadable)?;
+    let newest = from_redis_value(parts.next().unwrap_or_default()).map_err(unreadable)?;
+    let entries = parts.map(read_entry).collect::<Result<_, _>>()?;
+    Ok(Some((Taken { entries, waiting }, newest)))
+}
+
+fn read_entry(entry: Value) -> Result<InboxEntry, CommandError> {
+    let (id, length, words): (String, usize, Vec<Vec<u8>>) = from_redis_value(entry).map_err(unreadable)?;
+    let mut fields = Vec::with_capacity(words.len() / 2);
+    let mut words = words.into_iter();
+    while let (Some(name), Some(value)) = (words.next(), words.next()) {
+        fields.push((String::from_utf8_lossy(&name).into_owned(), value));
+    }
+    Ok(InboxEntry { id, fields, length })
+}
+
+/// How long a node that stands still keeps the others waiting: some times what a step takes, with a Redis that is slow.
+const LEASE: Duration = Duration::from_secs(5);
+/// How long a look waits for an entry.
+pub(super) const WAIT: Duration = Duration::from_secs(1);
+/// Of one look, unless a single entry is longer: transferred well within a command's time.
+const MOST_BYTES: usize = 1024 * 1024;
+/// Lua passes some 8000 arguments.
+const MOST_IDS: usize = 1000;
+/// Dead letters.
+const MOST_DEAD: u64 = 10_000;
+/// After the last of them.
+const DEAD_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Of an entry, as a dead letter.
+const MOST_FIELDS: u64 = 1000;
+/// Of a value, as a dead letter; the default of `PUBLISH_MAX_BYTES`.
+const LONGEST_VALUE: u64 = 1024 * 1024;

@@ -1,0 +1,262 @@
+//! Every key and channel name there is. User-supplied names go into keys through one function that escapes them, so that no
+//! name can leave its place or its hash tag; channels carry names verbatim, because exact subscriptions make them harmless.
+//!
+//! | name | type | holds |
+//! |---|---|---|
+//! | `cs:{pNN}:cb:<id>` | hash | a callback's record |
+//! | `cs:{pNN}:open:<user>` | sorted set | a user's open callbacks by the time of asking |
+//! | `cs:{pNN}:deadlines` | sorted set | the partition's open callbacks by deadline |
+//! | `cs:{pNN}:idem:<user>:<key>` | string | which callback a key opened: `<id>\|<digest>` |
+//! | `cs:{pNN}:task:<user>:<task>` | hash | a cancelled task of one user |
+//! | `cs:{pNN}:tasks:<task>` | hash | every user's task of that name is cancelled, as far as they are in the partition |
+//! | `cs:{pNN}:replies` | sorted set | decisions that are still to be pushed to reply lists, by the time of deciding |
+//! | `cs:reply:<name>` | list | decisions, for whoever pops them |
+//! | `cs:inbox` | stream | what producers want done; what is done is not in it any more |
+//! | `cs:inbox:dead` | stream | what was wrong in it, with the reason |
+//! | `cs:inbox:lease` | string | the node that reads the inbox |
+//! | `cs:{pNN}:beats` | sorted set | the partition's heartbeats (`<user>:<task>`) by their next beat |
+//! | `cs:{pNN}:beat:<user>:<task>` | hash | a heartbeat |
+//! | `cs:{pNN}:receipt:<id>` | hash | the receipt of a message that wants to be acknowledged |
+//! | `cs:{pNN}:receipts:<user>:<key>` | string | which receipt a key opened: `<id>\|<digest>` |
+//! | `cs:{<address>}:history` | stream | messages of an address |
+//! | `cs:{<address>}:meta` | hash | epoch and newest offset of an address |
+//! | `cs:{<address>}:idem:<key>` | string | what a key published: `<digest>\|<position>` |
+//! | `cs:{nodes}` | sorted set | node ids by the end of their announcement |
+//! | `cs:{nodes}:<node>` | string | a node's status |
+
+use std::fmt::Write;
+
+use countersign_protocol::{
+    Address, CallbackId, IdempotencyKey, MessageId, NodeId, Partition, ReplyName, TaskId, UserId,
+};
+
+use crate::Channel;
+
+/// Names under one prefix.
+#[derive(Debug, Clone)]
+pub(super) struct Keys {
+    prefix: String,
+}
+
+impl Keys {
+    pub(super) fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    /// The first part of every name.
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The channel's name: the prefix, a colon, and the rest verbatim.
+    pub(super) fn channel(&self, channel: &Channel) -> String {
+        format!("{}:{}", self.prefix, channel.name())
+    }
+
+    /// The channel on which producers hear cancellations.
+    pub(super) fn cancelled_channel(&self) -> String {
+        format!("{}:cancelled", self.prefix)
+    }
+
+    /// The channel of a task's topic, also of one whose name is too long for a topic: nobody listens there.
+    pub(super) fn task_channel(&self, task: &TaskId) -> String {
+        format!("{}:topic:task:{task}", self.prefix)
+    }
+
+    /// What every key of a partition begins with: one hash tag, so one slot of Redis Cluster.
+    pub(super) fn tag(&self, partition: Partition) -> String {
+        format!("{}:{{p{partition}}}", self.prefix)
+    }
+
+    pub(super) fn record(&self, id: CallbackId) -> String {
+        format!("{}:cb:{id}", self.tag(id.partition()))
+    }
+
+    pub(super) fn pending(&self, user: &UserId) -> String {
+        format!("{}:open:{}", self.tag(Partition::of(user)), escape(user.as_str()))
+    }
+
+    pub(super) fn deadlines(&self, partition: Partition) -> String {
+        format!("{}:deadlines", self.tag(partition))
+    }
+
+    pub(super) fn callback_result(&self, user: &UserId, key: &IdempotencyKey) -> String {
+        format!("{}:idem:{}:{}", self.tag(Partition::of(user)), escape(user.as_str()), escape(key.as_str()))
+    }
+
+    pub(super) fn cancelled_task(&self, user: &UserId, task: &TaskId) -> String {
+        format!("{}:task:{}:{}", self.tag(Partition::of(user)), escape(user.as_str()), escape(task.as_str()))
+    }
+
+    pub(super) fn cancelled_tasks(&self, partition: Partition, task: &TaskId) -> String {
+        format!("{}:tasks:{}", self.tag(partition), escape(task.as_str()))
+    }
+
+    /// What is still to be pushed to reply lists.
+    pub(super) fn replies(&self, partition: Partition) -> String {
+        format!("{}:replies", self.tag(partition))
+    }
+
+    /// A reply list. Producers write this key themselves, so the name stands in it verbatim; it is the last part, so it
+    /// cannot be taken for another one.
+    pub(super) fn reply(&self, name: &ReplyName) -> String {
+        format!("{}:reply:{name}", self.prefix)
+    }
+
+    pub(super) fn inbox(&self) -> String {
+        format!("{}:inbox", self.prefix)
+    }
+
+    /// The dead letters of the inbox.
+    pub(super) fn inbox_dead(&self) -> String {
+        format!("{}:inbox:dead", self.prefix)
+    }
+
+    /// Which node reads the inbox.
+    pub(super) fn inbox_lease(&self) -> String {
+        format!("{}:inbox:lease", self.prefix)
+    }
+
+    pub(super) fn heartbeats(&self, partition: Partition) -> String {
+        format!("{}:beats", self.tag(partition))
+    }
+
+    pub(super) fn heartbeat(&self, user: &UserId, task: &TaskId) -> String {
+        format!("{}:beat:{}", self.tag(Partition::of(user)), heartbeat_member(user, task))
+    }
+
+    pub(super) fn receipt(&self, id: MessageId) -> String {
+        format!("{}:receipt:{id}", self.tag(id.partition()))
+    }
+
+    pub(super) fn receipt_result(&self, user: &UserId, key: &IdempotencyKey) -> String {
+        format!("{}:receipts:{}:{}", self.tag(Partition::of(user)), escape(user.as_str()), escape(key.as_str()))
+    }
+
+    pub(super) fn history(&self, address: &Address) -> String {
+        format!("{}:{{{}}}:history", self.prefix, escape(&address.to_string()))
+    }
+
+    pub(super) fn numbering(&self, address: &Address) -> String {
+        format!("{}:{{{}}}:meta", self.prefix, escape(&address.to_string()))
+    }
+
+    pub(super) fn message_result(&self, address: &Address, key: &IdempotencyKey) -> String {
+        format!("{}:{{{}}}:idem:{}", self.prefix, escape(&address.to_string()), escape(key.as_str()))
+    }
+
+    pub(super) fn nodes(&self) -> String {
+        format!("{}:{{nodes}}", self.prefix)
+    }
+
+    pub(super) fn node(&self, node: &NodeId) -> String {
+        format!("{}:{{nodes}}:{}", self.prefix, escape(node.as_str()))
+    }
+
+    /// Written before a `WAIT`, so that the wait covers what other connections wrote before.
+    pub(super) fn durability_mark(&self) -> String {
+        format!("{}:mark", self.prefix)
+    }
+}
+
+/// What a heartbeat is called in its partition's index: the part of its key that follows the last fixed one.
+pub(super) fn heartbeat_member(user: &UserId, task: &TaskId) -> String {
+    format!("{}:{}", escape(user.as_str()), escape(task.as_str()))
+}
+
+/// A user-supplied name as a part of a key: letters, digits and `._~@-` stay, every other byte is `%` and two hex digits.
+/// So `:`, `{`, `}` and `%` have one meaning each in a key. The same function is `escape` of `lua/prelude.lua`.
+pub(super) fn escape(name: &str) -> String {
+    let mut escaped = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"._~@-".contains(&byte) {
+            escaped.push(char::from(byte));
+        } else {
+            write!(escaped, "%{byte:02X}").expect("writing to a string cannot fail");
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(id: &str) -> UserId {
+        UserId::parse(id).unwrap()
+    }
+
+    fn tag(key: &str) -> &str {
+        // What Redis Cluster hashes: between the first `{` and the first `}` after it.
+        key.split_once('{').unwrap().1.split_once('}').unwrap().0
+    }
+
+    #[test]
+    fn no_name_leaves_its_place_in_a_key() {
+        let keys = Keys::new("cs");
+        assert_eq!(escape("a:b{c}%d e*ü"), "a%3Ab%7Bc%7D%25d%20e%2A%C3%BC");
+        assert_eq!(escape("az.AZ_09~@-"), "az.AZ_09~@-");
+        let id = |user_id: &str, key: &str| {
+            keys.callback_result(&user(user_id), &IdempotencyKey::parse(key).unwrap())
+                .split_once("idem")
+                .unwrap()
+                .1
+                .to_owned()
+        };
+        assert_ne!(id("a:b", "c"), id("a", "b:c"));
+        assert_ne!(id("a%3Ab", "c"), id("a:b", "c"));
+    }
+
+    #[test]
+    fn all_keys_of_a_user_share_one_hash_tag_whatever_the_name() {
+        let keys = Keys::new("cs");
+        for name in ["alice", "}{", "{x}", "a:b", "{p00}", "ü"] {
+            let (id, task, key) = (user(name), TaskId::parse(name).unwrap(), IdempotencyKey::parse(name).unwrap());
+            let partition = Partition::of(&id);
+            let expected = format!("p{partition}");
+            let (callback, message) = (CallbackId::new(partition, 7), MessageId::new(partition, 7));
+            for key in [
+                keys.record(callback),
+                keys.pending(&id),
+                keys.deadlines(partition),
+                keys.replies(partition),
+                keys.callback_result(&id, &key),
+                keys.cancelled_task(&id, &task),
+                keys.cancelled_tasks(partition, &task),
+                keys.heartbeats(partition),
+                keys.heartbeat(&id, &task),
+                keys.receipt(message),
+                keys.receipt_result(&id, &key),
+            ] {
+                assert_eq!(tag(&key), expected, "{key}");
+            }
+        }
+    }
+
+    #[test]
+    fn all_keys_of_an_address_share_its_hash_tag() {
+        let keys = Keys::new("cs");
+        for (address, expected) in [
+            ("broadcast", "broadcast"),
+            ("user:a}b", "user%3Aa%7Db"),
+            ("topic:task:42", "topic%3Atask%3A42"),
+            ("topic:nodes", "topic%3Anodes"),
+        ] {
+            let address = Address::parse(address).unwrap();
+            let key = IdempotencyKey::parse("{k}").unwrap();
+            for key in [keys.history(&address), keys.numbering(&address), keys.message_result(&address, &key)] {
+                assert_eq!(tag(&key), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn channels_carry_names_verbatim() {
+        let keys = Keys::new("cs");
+        for (address, channel) in
+            [("broadcast", "cs:broadcast"), ("user:a:{b}*", "cs:user:a:{b}*"), ("topic:task:42", "cs:topic:task:42")]
+        {
+            assert_eq!(keys.channel(&Channel::from(&Address::parse(address).unwrap())), channel);
+        }
+    }
+}

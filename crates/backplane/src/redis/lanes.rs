@@ -1,0 +1,251 @@
+//! The connections of commands: two lanes, each one connection that everybody shares and the library pipelines. A lane is
+//! kept by a task of its own, which connects, loads the scripts, and connects again when the lane is reported broken.
+//! Replies are matched to requests by the connection's own task, so a caller may drop its future at any time and nobody
+//! gets another's reply.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use redis::{Cmd, Pipeline, RedisResult, Script, ScriptInvocation, Value, aio::MultiplexedConnection};
+use tokio::{sync::watch, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    backoff::Backoff,
+    failure::{CommandError, is_unknown_script},
+    scripts::SCRIPTS,
+    spawn,
+    topology::{Connector, Topology},
+};
+use crate::{Listener, Observation};
+
+/// The lanes.
+pub(super) struct Lanes {
+    state: watch::Sender<[Lane; LANES]>,
+    turn: AtomicUsize,
+    listener: Arc<dyn Listener>,
+}
+
+#[derive(Clone)]
+enum Lane {
+    /// No connection, and why.
+    Down(String),
+    Up(Connection),
+}
+
+#[derive(Clone)]
+struct Connection {
+    /// Counts the connections of a lane, so that a late report about an old one does not end its successor.
+    number: u64,
+    lane: usize,
+    commands: MultiplexedConnection,
+}
+
+/// A step of a pipeline.
+pub(super) enum Step<'a> {
+    Command(Cmd),
+    Script(ScriptInvocation<'a>),
+}
+
+impl Lanes {
+    /// Starts the lanes' tasks; they end with `stop`.
+    pub(super) fn start(
+        topology: &Topology,
+        listener: Arc<dyn Listener>,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> RedisResult<Arc<Self>> {
+        let (state, _) = watch::channel(std::array::from_fn(|_| Lane::Down("not connected yet".to_owned())));
+        let lanes = Arc::new(Self { state, turn: AtomicUsize::new(0), listener });
+        let connector = topology.connector()?;
+        for lane in 0..LANES {
+            spawn(tasks, stop, Arc::clone(&lanes).keep(lane, connector.clone()));
+        }
+        Ok(lanes)
+    }
+
+    /// One command.
+    pub(super) async fn command(&self, command: &Cmd) -> Result<Value, CommandError> {
+        self.run(|mut connection| async move { command.query_async(&mut connection).await }).await
+    }
+
+    /// One script; loaded again if Redis has forgotten it.
+    pub(super) async fn script(&self, script: &ScriptInvocation<'_>) -> Result<Value, CommandError> {
+        self.run(|mut connection| async move { script.invoke_async(&mut connection).await }).await
+    }
+
+    /// Many steps in one round trip, in order, each with its own result; of the scripts in them, those in `load` are sure
+    /// to be known.
+    pub(super) async fn pipeline(
+        &self,
+        load: &[&Script],
+        steps: &[Step<'_>],
+    ) -> Result<Vec<Result<Value, CommandError>>, CommandError> {
+        let mut results: Vec<Option<Result<Value, CommandError>>> = steps.iter().map(|_| None).collect();
+        // Loading is a part of the pipeline; only a SCRIPT FLUSH in its middle makes a second turn necessary, for the steps
+        // that were not done.
+        for last in [false, true] {
+            let open: Vec<usize> = (0..steps.len()).filter(|at| results[*at].is_none()).collect();
+            if open.is_empty() {
+                break;
+            }
+            let pipeline = pipeline(load, open.iter().map(|at| &steps[*at]));
+            let answers: Vec<RedisResult<Value>> = self
+                .run(|mut connection| async move {
+                    let value: Value = pipeline.query_async(&mut connection).await?;
+                    Ok(redis::from_redis_value(value)?)
+                })
+                .await?;
+            for (at, answer) in open.into_iter().zip(answers) {
+                results[at] = match answer {
+                    Err(error) if !last && is_unknown_script(&error) => None,
+                    answer => Some(answer.map_err(|error| self.failed(error))),
+                };
+            }
+        }
+        let unanswered = || Err(CommandError::unreadable("a pipeline's answer is shorter than the pipeline"));
+        Ok(results.into_iter().map(|result| result.unwrap_or_else(unanswered)).collect())
+    }
+
+    async fn run<T, F, Fut>(&self, attempt: F) -> Result<T, CommandError>
+    where
+        F: FnOnce(MultiplexedConnection) -> Fut,
+        Fut: Future<Output = RedisResult<T>>,
+    {
+        let connection = self.connection().await?;
+        let began = Instant::now();
+        match attempt(connection.commands.clone()).await {
+            Ok(value) => {
+                self.listener.observed(Observation::RoundTrip(began.elapsed()));
+                Ok(value)
+            }
+            Err(error) => {
+                let error = self.failed(error);
+                if error.broken {
+                    self.broke(&connection, &error);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn failed(&self, error: redis::RedisError) -> CommandError {
+        let error = CommandError::from(error);
+        self.listener.observed(Observation::CommandFailed(error.kind));
+        error
+    }
+
+    /// A lane that is up, in turn; waits for one for a moment.
+    async fn connection(&self) -> Result<Connection, CommandError> {
+        if let Some(connection) = self.any(&self.state.borrow()) {
+            return Ok(connection);
+        }
+        let mut state = self.state.subscribe();
+        let lanes = timeout(LANE_WITHIN, state.wait_for(|lanes| lanes.iter().any(|lane| matches!(lane, Lane::Up(_)))));
+        if let Ok(Ok(lanes)) = lanes.await
+            && let Some(connection) = self.any(&lanes)
+        {
+            return Ok(connection);
+        }
+        let why = self.state.borrow().iter().find_map(|lane| match lane {
+            Lane::Down(why) => Some(why.clone()),
+            Lane::Up(_) => None,
+        });
+        let error = CommandError::unconnected(&why.unwrap_or_default());
+        self.listener.observed(Observation::CommandFailed(error.kind));
+        Err(error)
+    }
+
+    fn any(&self, lanes: &[Lane; LANES]) -> Option<Connection> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        (0..LANES).find_map(|step| match lanes.get((turn.wrapping_add(step)) % LANES) {
+            Some(Lane::Up(connection)) => Some(connection.clone()),
+            _ => None,
+        })
+    }
+
+    fn broke(&self, connection: &Connection, error: &CommandError) {
+        self.state.send_if_modified(|lanes| {
+            let Some(lane) = lanes.get_mut(connection.lane) else { return false };
+            let current = matches!(lane, Lane::Up(now) if now.number == connection.number);
+            if current {
+                *lane = Lane::Down(error.to_string());
+            }
+            current
+        });
+    }
+
+    /// Keeps one lane, for ever.
+    async fn keep(self: Arc<Self>, lane: usize, connector: Connector) {
+        let mut state = self.state.subscribe();
+        let mut backoff = Backoff::new();
+        for number in 0.. {
+            let commands = loop {
+                match connect(&connector).await {
+                    Ok(commands) => break commands,
+                    Err(error) => {
+                        tracing::debug!(lane, %error, "no connection for commands");
+                        self.set(lane, Lane::Down(error.to_string()));
+                    }
+                }
+                backoff.pause().await;
+            };
+            let since = Instant::now();
+            self.set(lane, Lane::Up(Connection { number, lane, commands }));
+            tracing::debug!(lane, number, "connected for commands");
+            // The sender is a part of self, so the channel never closes.
+            state.wait_for(|lanes| matches!(lanes.get(lane), Some(Lane::Down(_)))).await.ok();
+            if since.elapsed() > STEADY {
+                backoff = Backoff::new();
+            }
+            backoff.pause().await;
+        }
+    }
+
+    fn set(&self, lane: usize, state: Lane) {
+        self.state.send_modify(|lanes| {
+            if let Some(lane) = lanes.get_mut(lane) {
+                *lane = state;
+            }
+        });
+    }
+}
+
+/// A connection on which every script is known.
+async fn connect(connector: &Connector) -> RedisResult<MultiplexedConnection> {
+    let mut connection = connector.connection().await?;
+    let mut load = Pipeline::new();
+    for script in SCRIPTS.all() {
+        load.load_script(script).ignore();
+    }
+    load.exec_async(&mut connection).await?;
+    Ok(connection)
+}
+
+fn pipeline<'a>(load: &[&Script], steps: impl Iterator<Item = &'a Step<'a>>) -> Pipeline {
+    let mut pipeline = Pipeline::new();
+    pipeline.ignore_errors();
+    for script in load {
+        pipeline.load_script(script).ignore();
+    }
+    for step in steps {
+        match step {
+            Step::Command(command) => pipeline.add_command(command.clone()),
+            Step::Script(script) => pipeline.invoke_script(script),
+        };
+    }
+    pipeline
+}
+
+/// Two: one may be busy with a large reply while the other goes on.
+const LANES: usize = 2;
+/// How long a command waits for a lane that is being connected.
+const LANE_WITHIN: Duration = Duration::from_secs(1);
+/// A connection that lasted this long was a good one: the next is made without delay.
+const STEADY: Duration = Duration::from_secs(5);

@@ -1,0 +1,27 @@
+-- Cancels one user's task: tombstone, end of its open callbacks, notice.
+--
+-- KEYS  tombstone, the user's pending index, the partition's deadlines
+-- ARGV  5 user, 6 task, 7 by, 8 retention of the tombstone (ms), 9 the name of this cancellation
+-- Returns {at (ms), callbacks closed}.
+-- Invariant: from here on no callback of this task asks anybody until the tombstone ends or is lifted; the repeat of
+-- the same cancellation changes and tells nothing.
+local user, task, by, retention, name = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local before = redis.call('HMGET', KEYS[1], 'name', 'at', 'closed')
+if before[1] == name then return {tonumber(before[2]), tonumber(before[3])} end
+redis.call('ZCARD', KEYS[3])
+
+local closed = 0
+for _, record in ipairs(open_records(user)) do
+  if record.task == task then
+    finish(record, 'cancelled', 'false', 'cancelled', cjson.encode(by), '')
+    closed = closed + 1
+  end
+end
+redis.call('HSET', KEYS[1], 'by', by, 'at', whole(NOW), 'name', name, 'closed', closed)
+redis.call('PEXPIRE', KEYS[1], retention)
+local event = '{"type":"task_cancelled","user_id":' .. cjson.encode(user) .. ',"task_id":' .. cjson.encode(task)
+  .. ',"timestamp":' .. seconds(NOW) .. ',"callbacks_closed":' .. closed .. '}'
+tell(user, event)
+redis.call('PUBLISH', PREFIX .. ':topic:task:' .. task, event)
+redis.call('PUBLISH', PREFIX .. ':cancelled', event)
+return {NOW, closed}

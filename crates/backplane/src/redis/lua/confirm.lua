@@ -1,0 +1,23 @@
+-- Answers a callback.
+--
+-- KEYS  record
+-- ARGV  5 id, 6 user ('' for a guest, who finds every callback), 7 by (JSON), 8 judged (1 or 0), 9 status, 10 proceed,
+--       11 feedback, 12 choice, 13 data (JSON texts), 14 the answer's name,
+--       15 connection ('' for none), 16 node
+-- Returns {word, now, decision or record}: accepted, resolved, none, judge.
+-- Invariant: only the addressed user decides, once; the winner's repeat (same person, same name) hears its own decision.
+local id, user, by, judged, name = ARGV[5], ARGV[6], ARGV[7], ARGV[8] == '1', ARGV[14]
+local record = load(id)
+if not record or (user ~= '' and user ~= record.user) then return {'none', NOW} end
+settle(record)
+if record.decision then
+  return {record.answer == name and 'accepted' or 'resolved', NOW, record.decision}
+end
+if not record.plain and not judged then
+  record.message = redis.call('HGET', KEYS[1], 'message')
+  return {'judge', NOW, told(record)}
+end
+finish(record, ARGV[9], ARGV[10], 'user', by, name, {
+  feedback = ARGV[11], choice = ARGV[12], data = ARGV[13], connection = ARGV[15], node = ARGV[16],
+})
+return {'accepted', NOW, record.decision}

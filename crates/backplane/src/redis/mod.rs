@@ -1,0 +1,163 @@
+//! Everything in Redis. A node has two lanes of commands, one subscriber and a probe that runs through both; each is kept by
+//! a task that reconnects without end, so a node can start before its Redis and outlive it. What has to be atomic is Lua, one
+//! file a verb; all names are in `keys.rs`.
+//!
+//! A tour, one sentence a file:
+//! - `options`: which Redis, said wrong before the first connection;
+//! - `topology`: where the master is, asked at every connect;
+//! - `keys`: every key and channel name;
+//! - `scripts` and `lua/`: the verbs;
+//! - `lanes`, `failure`, `retry`, `backoff`: commands, what their errors mean, and trying again;
+//! - `subscriber`, `probe`, `link`: hearing, and proving that one hears;
+//! - `messages`, `callbacks`, `record`, `tasks`, `sweep`, `heartbeats`, `receipts`, `cluster`: the traits;
+//! - `replies`: pushing decisions to reply lists;
+//! - `inbox`: the durable door of producers;
+//! - `checks`: what is wrong with this Redis, said once;
+//! - `replicas`: waiting until replicas have a decision.
+
+mod backoff;
+mod callbacks;
+mod checks;
+mod cluster;
+mod failure;
+mod heartbeats;
+mod inbox;
+mod keys;
+mod lanes;
+mod link;
+mod messages;
+mod options;
+mod probe;
+mod receipts;
+mod record;
+mod replicas;
+mod replies;
+mod retry;
+mod scripts;
+mod subscriber;
+mod sweep;
+mod tasks;
+mod topology;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+
+pub use options::{OptionsError, RedisOptions};
+
+use self::{
+    inbox::RedisInbox, keys::Keys, lanes::Lanes, link::LinkState, probe::Probe, replicas::Replicas,
+    subscriber::Subscriber,
+};
+use crate::{Channel, Interest, Listener, Settings};
+use countersign_protocol::NodeId;
+
+/// The backplane of nodes that share a Redis.
+pub struct RedisBackplane {
+    keys: Keys,
+    settings: Settings,
+    node: NodeId,
+    lanes: Arc<Lanes>,
+    link: Arc<LinkState>,
+    replicas: Option<Replicas>,
+    inbox: Arc<RedisInbox>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    _stop_when_dropped: DropGuard,
+}
+
+/// Connects to Redis, in the background: returns at once, with the link down until the node hears itself. To be called
+/// within a Tokio runtime.
+///
+/// # Errors
+/// Options or a prefix that cannot work.
+pub fn connect(
+    options: RedisOptions,
+    settings: Settings,
+    interest: Arc<Interest>,
+    listener: Arc<dyn Listener>,
+) -> Result<Arc<RedisBackplane>, OptionsError> {
+    options::check_prefix(&settings.prefix)?;
+    let topology = Arc::new(options.topology()?);
+    if topology.is_tls() {
+        // Whoever installed another provider before wants that one.
+        rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
+    }
+    let unusable = |error: redis::RedisError| OptionsError {
+        what: "REDIS_URL",
+        expected: "an address that can be connected to".to_owned(),
+        got: format!("{} ({})", topology.place(), error.category()),
+    };
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let keys = Keys::new(&settings.prefix);
+    let link = Arc::new(LinkState::new(topology.place()));
+    let probe = Arc::new(Probe::new());
+    let lanes = Lanes::start(&topology, Arc::clone(&listener), &tasks, &stop).map_err(unusable)?;
+    let replicas = match options.wait_replicas {
+        0 => None,
+        wanted => {
+            let connector = topology.connector().map_err(unusable)?;
+            Some(Replicas::start(wanted, keys.durability_mark(), connector, &tasks, &stop))
+        }
+    };
+    let waiting = topology.waiting_connector(inbox::WAIT).map_err(unusable)?;
+    let inbox = RedisInbox::new(keys.clone(), options.node.clone(), Arc::clone(&lanes), waiting);
+    let own = keys.channel(&Channel::Node(options.node.clone()));
+    let subscriber = Subscriber {
+        topology,
+        keys: keys.clone(),
+        node: options.node.clone(),
+        interest,
+        listener: Arc::clone(&listener),
+        link: Arc::clone(&link),
+        probe: Arc::clone(&probe),
+    };
+    let prober = probe.run(own, Arc::clone(&lanes), Arc::clone(&link), listener);
+    spawn(&tasks, &stop, subscriber.run());
+    spawn(&tasks, &stop, prober);
+    spawn(&tasks, &stop, checks::run(Arc::clone(&lanes)));
+    Ok(Arc::new(RedisBackplane {
+        keys,
+        settings,
+        node: options.node,
+        lanes,
+        link,
+        replicas,
+        inbox,
+        tasks,
+        _stop_when_dropped: stop.clone().drop_guard(),
+        stop,
+    }))
+}
+
+/// Runs a task that ends when the backplane stops.
+fn spawn(tasks: &TaskTracker, stop: &CancellationToken, task: impl Future<Output = ()> + Send + 'static) {
+    let stop = stop.clone();
+    tasks.spawn(async move { stop.run_until_cancelled(task).await });
+}
+
+impl RedisBackplane {
+    /// Waits until replicas have what was decided so far, if that was asked for.
+    async fn replicated(&self) {
+        if let Some(replicas) = &self.replicas {
+            replicas.wait().await;
+        }
+    }
+}
+
+impl fmt::Debug for RedisBackplane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisBackplane")
+            .field("settings", &self.settings)
+            .field("link", &*self.link.watch().borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whole milliseconds, as Redis counts.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,189 @@
+//! Which Redis, and how. Everything wrong with it is said before the first connection, without the password.
+
+use std::{fmt, time::Duration};
+
+use countersign_protocol::NodeId;
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, io::tcp::TcpSettings};
+
+use super::topology::Topology;
+
+/// Which Redis, and how.
+#[derive(Clone)]
+pub struct RedisOptions {
+    /// `redis://[user:password@]host[:port][/db]`, or `rediss://` for TLS. One: several are a cluster, which this version
+    /// does not support.
+    pub urls: Vec<String>,
+    /// How many replicas should have a decision before it is told to whoever asked; 0 asks none. Fewer than that is
+    /// logged, not refused: the decision stands and is published.
+    pub wait_replicas: u32,
+    /// The name of this node; it listens to itself on the channel of that name.
+    pub node: NodeId,
+}
+
+/// What is wrong with the options.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}: expected {expected}, got {got}")]
+pub struct OptionsError {
+    /// `REDIS_URL` or `REDIS_PREFIX`.
+    pub what: &'static str,
+    /// What would have been accepted.
+    pub expected: String,
+    /// What was given, without credentials.
+    pub got: String,
+}
+
+const URL_FORM: &str = "redis://[user:password@]host[:port][/db], or rediss:// for TLS";
+
+impl RedisOptions {
+    /// Options from the text of `REDIS_URL`, in which commas separate several; without waiting for replicas.
+    pub fn new(urls: &str, node: NodeId) -> Self {
+        // The commas of a Sentinel URL separate hosts.
+        let urls = if urls.trim_start().starts_with(SENTINEL) {
+            vec![urls.trim().to_owned()]
+        } else {
+            urls.split(',').map(|url| url.trim().to_owned()).filter(|url| !url.is_empty()).collect()
+        };
+        Self { urls, wait_replicas: 0, node }
+    }
+
+    /// Where to connect to.
+    pub(super) fn topology(&self) -> Result<Topology, OptionsError> {
+        let wrong =
+            |expected: &str, got: String| OptionsError { what: "REDIS_URL", expected: expected.to_owned(), got };
+        let url = match self.urls.as_slice() {
+            [] => return Err(wrong(URL_FORM, "nothing".to_owned())),
+            [url] => url,
+            several => {
+                let got = format!("{} URLs, which is a Redis Cluster, not supported by this version", several.len());
+                return Err(wrong("one URL", got));
+            }
+        };
+        if url.starts_with(SENTINEL) {
+            return Err(wrong(URL_FORM, format!("{}: Sentinel is not supported by this version", masked(url))));
+        }
+        if !["redis://", "rediss://"].iter().any(|scheme| url.starts_with(scheme)) {
+            return Err(wrong(URL_FORM, masked(url)));
+        }
+        // The library's words for what is wrong name a part of the URL and never quote one.
+        let info = url.as_str().into_connection_info().map_err(|error| {
+            let why = error.detail().map_or_else(|| error.to_string(), str::to_owned);
+            wrong(URL_FORM, format!("{} ({})", masked(url), without_secrets(&why, url)))
+        })?;
+        // Replies are read in the form of the second protocol, whatever the URL says; and no right is needed to say which
+        // library this is.
+        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
+        Ok(Topology::single(info.set_redis_settings(settings).set_tcp_settings(tcp_settings())))
+    }
+}
+
+/// Hides the credentials.
+impl fmt::Debug for RedisOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisOptions")
+            .field("urls", &self.urls.iter().map(|url| masked(url)).collect::<Vec<_>>())
+            .field("wait_replicas", &self.wait_replicas)
+            .field("node", &self.node)
+            .finish()
+    }
+}
+
+/// Checks the prefix, which is not escaped in keys and ends at the first colon.
+pub(super) fn check_prefix(prefix: &str) -> Result<(), OptionsError> {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if (1..=64).contains(&prefix.len()) && prefix.bytes().all(legal) {
+        return Ok(());
+    }
+    Err(OptionsError {
+        what: "REDIS_PREFIX",
+        expected: "1 to 64 letters, digits, dots, underscores and hyphens".to_owned(),
+        got: format!("{prefix:?}"),
+    })
+}
+
+/// Where a connection goes, for logs.
+pub(super) fn place(info: &ConnectionInfo) -> String {
+    let scheme = if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) { "rediss" } else { "redis" };
+    format!("{scheme}://{}/{}", info.addr(), info.redis_settings().db())
+}
+
+/// The URL with its credentials replaced, whatever else is wrong with it: everything up to the last `@` could be one.
+fn masked(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
+    let rest = rest.rsplit_once('@').map_or_else(|| rest.to_owned(), |(_, host)| format!("***@{host}"));
+    // A query may hold credentials too.
+    let rest = rest.split_once('?').map_or_else(|| rest.clone(), |(path, _)| format!("{path}?***"));
+    if scheme.is_empty() { format!("{rest:?}") } else { format!("{:?}", format!("{scheme}://{rest}")) }
+}
+
+/// A second look at a text from elsewhere: without anything that stands before an `@` in the URL.
+fn without_secrets(why: &str, url: &str) -> String {
+    let secret = url.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@')).map(|(secret, _)| secret);
+    let parts = secret.into_iter().flat_map(|secret| secret.split(':')).filter(|part| part.len() > 2);
+    parts.fold(why.to_owned(), |why, part| why.replace(part, "***"))
+}
+
+/// No waiting for full packets; a peer that is gone without a word is noticed within half a minute, also on an idle
+/// connection, and long before the kernel's own 15 minutes.
+fn tcp_settings() -> TcpSettings {
+    let keepalive = redis::io::tcp::socket2::TcpKeepalive::new()
+        .with_time(Duration::from_secs(10))
+        .with_interval(Duration::from_secs(5))
+        .with_retries(3);
+    let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
+    #[cfg(target_os = "linux")]
+    let settings = settings.set_user_timeout(Duration::from_secs(20));
+    settings
+}
+
+const SENTINEL: &str = "redis+sentinel://";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(urls: &str) -> RedisOptions {
+        RedisOptions::new(urls, NodeId::parse("n1").unwrap())
+    }
+
+    #[test]
+    fn one_url_is_where_to_connect_to() {
+        for (url, place) in [
+            ("redis://localhost", "redis://localhost:6379/0"),
+            ("redis://:secret@10.0.0.1:7000/3", "redis://10.0.0.1:7000/3"),
+            ("rediss://user:se%40cret@redis.example:6380", "rediss://redis.example:6380/0"),
+        ] {
+            assert_eq!(options(url).topology().unwrap().place(), place);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_the_password_is_not() {
+        for (urls, part) in [
+            ("", "nothing"),
+            ("localhost:6379", "localhost:6379"),
+            ("http://user:hunter2@host", "http://***@host"),
+            ("redis://user:hunter2@host/x", "database"),
+            ("redis://user:hunter2@0.0.0.0", "wildcard"),
+            ("redis://user:hun@ter2@host:port", "host:port"),
+            ("redis://a:hunter2@one,redis://b:hunter2@two", "2 URLs, which is a Redis Cluster, not supported"),
+            ("redis+sentinel://u:hunter2@one:26379,two:26379/mymaster", "Sentinel is not supported by this version"),
+        ] {
+            let error = options(urls).topology().unwrap_err();
+            assert_eq!(error.what, "REDIS_URL");
+            let text = error.to_string();
+            assert!(text.contains(part), "{text}");
+            assert!(!text.contains("hunter2") && !text.contains("ter2@"), "{text}");
+            assert!(!format!("{:?}", options(urls)).contains("hunter2"));
+        }
+    }
+
+    #[test]
+    fn a_prefix_that_would_change_the_meaning_of_names_is_refused() {
+        for legal in ["cs", "my-app_1.x"] {
+            assert_eq!(check_prefix(legal), Ok(()));
+        }
+        for wrong in ["", "a:b", "{a}", "a b", "ü", &"x".repeat(65)] {
+            assert_eq!(check_prefix(wrong).unwrap_err().what, "REDIS_PREFIX");
+        }
+    }
+}

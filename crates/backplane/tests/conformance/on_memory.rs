@@ -1,0 +1,59 @@
+//! The tests' way to the memory, by a clock that is moved by hand.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use countersign_backplane::{
+    Backplane, Channel, Interest, Listener, Settings,
+    memory::{ManualClock, Memory},
+};
+use countersign_protocol::NodeId;
+
+use crate::fixture::Fixture;
+
+pub(crate) struct OnMemory {
+    memory: Arc<Memory>,
+    clock: Arc<ManualClock>,
+    nodes: Mutex<Vec<NodeId>>,
+}
+
+#[async_trait]
+impl Fixture for OnMemory {
+    async fn start(settings: Settings) -> Self {
+        let clock = Arc::new(ManualClock::default());
+        Self { memory: Memory::with_clock(settings, clock.clone()), clock, nodes: Mutex::default() }
+    }
+
+    async fn start_alone(settings: Settings) -> Self {
+        Self::start(settings).await
+    }
+
+    async fn connect(&self, node: NodeId, interest: Arc<Interest>, listener: Arc<dyn Listener>) -> Arc<dyn Backplane> {
+        self.nodes.lock().unwrap().push(node.clone());
+        self.memory.node(node, interest, listener)
+    }
+
+    async fn publish_raw(&self, channel: &Channel, bytes: &[u8]) {
+        self.memory.publish_raw(channel, &Bytes::copy_from_slice(bytes));
+    }
+
+    async fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+    }
+
+    async fn break_links(&self) {
+        for node in self.nodes.lock().unwrap().iter() {
+            self.memory.cut(node);
+        }
+    }
+
+    async fn mend_links(&self) {
+        for node in self.nodes.lock().unwrap().iter() {
+            self.memory.restore(node);
+        }
+    }
+}
