@@ -1,0 +1,40 @@
+//! What every node does for all callbacks: times out what is due when nobody touches it; and what a device is shown of
+//! those that are open.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use countersign_protocol::{CallbackId, Event, UserId};
+
+use crate::{hub::Frame, node::Node};
+
+/// Between two sweeps, halved to one and a half by chance so that nodes do not keep step.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Sweeps until the node stops.
+pub(crate) async fn sweep(node: Arc<Node>) {
+    loop {
+        tokio::select! {
+            () = node.shutdown.stopped() => return,
+            () = tokio::time::sleep(INTERVAL.mul_f64(0.5 + fastrand::f64())) => {}
+        }
+        // A failure is counted by the backplane and the link says it to people; the next sweep does what this one did not.
+        if let Ok(swept) = node.backplane.sweep().await {
+            node.metrics.swept(swept);
+        }
+    }
+}
+
+impl Node {
+    /// A user's open callbacks and their complete list, as frames, and the same as a set.
+    pub(crate) async fn open_callback_frames(
+        &self,
+        user: &UserId,
+    ) -> countersign_backplane::Result<(Vec<Frame>, HashSet<CallbackId>)> {
+        let open = self.backplane.deliver_open_callbacks(user).await?;
+        let ids: Vec<CallbackId> = open.iter().map(|callback| callback.id).collect();
+        let address = countersign_protocol::Address::User(user.clone());
+        let questions = open.iter().map(|callback| Frame::of_message(&callback.message, &address, None));
+        let mut frames: Vec<Frame> = questions.collect();
+        frames.push(Frame::plain(Event::OpenCallbacks { callback_ids: ids.clone() }.to_json()));
+        Ok((frames, ids.into_iter().collect()))
+    }
+}

@@ -1,0 +1,325 @@
+//! The table of all variables: name, what is accepted, default, one line of explanation, secret or not. It is the
+//! only place that knows a name or a default; `countersign --help`, the printed configuration, the error messages
+//! and the README are all made from it or compared with it.
+
+use std::{fmt, time::Duration};
+
+/// One variable of the environment.
+#[derive(Debug, Clone, Copy)]
+pub struct Variable {
+    /// Its name, exactly as in the environment.
+    pub name: &'static str,
+    /// What is used when it is absent or empty; an empty text means that nothing is.
+    pub default: &'static str,
+    /// Which values are accepted.
+    pub accepts: Accepts,
+    /// What it decides, in one sentence.
+    pub doc: &'static str,
+    /// Never printed, and also read from the file that `<name>_FILE` names.
+    pub secret: bool,
+}
+
+/// Which values a variable accepts. `Display` completes the sentence "accepted: …".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepts {
+    /// A whole number of something.
+    Whole {
+        /// Of what.
+        unit: &'static str,
+        /// Smallest.
+        least: u64,
+        /// Largest.
+        most: u64,
+    },
+    /// A length of time in seconds, decimals allowed; the bounds are in milliseconds.
+    Seconds {
+        /// Shortest, in milliseconds.
+        least_ms: u64,
+        /// Longest, in milliseconds.
+        most_ms: u64,
+    },
+    /// `true` or `false`, and their usual synonyms.
+    Switch,
+    /// One of a few words.
+    OneOf(&'static [&'static str]),
+    /// Something with a syntax of its own, described in words.
+    Form(&'static str),
+    /// No value at all: the variable belongs to a later version. The words say what to use instead.
+    Nothing(&'static str),
+}
+
+impl Accepts {
+    /// Whether the bounds admit this text. Words and forms are judged by the type that reads them.
+    pub(super) fn admits(self, text: &str) -> bool {
+        match self {
+            Self::Whole { least, most, .. } => text.parse().is_ok_and(|number: u64| (least..=most).contains(&number)),
+            Self::Seconds { least_ms, most_ms } => seconds(text)
+                .is_some_and(|time| (Duration::from_millis(least_ms)..=Duration::from_millis(most_ms)).contains(&time)),
+            Self::Switch | Self::OneOf(_) | Self::Form(_) => true,
+            Self::Nothing(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for Accepts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole { unit, least, most } => write!(f, "a whole number of {unit}, {least} to {most}"),
+            Self::Seconds { least_ms, most_ms } => {
+                let [least, most] = [least_ms, most_ms].map(|ms| Duration::from_millis(*ms).as_secs_f64());
+                write!(f, "seconds without a unit, such as 30 or 2.5, {least} to {most}")
+            }
+            Self::Switch => f.write_str("true or false (also on, off, yes, no, 1, 0)"),
+            Self::OneOf(words) => f.write_str(&words.join(" or ")),
+            Self::Form(words) => f.write_str(words),
+            Self::Nothing(instead) => write!(f, "nothing, it is not supported by this version; {instead}"),
+        }
+    }
+}
+
+/// Reads decimal seconds: digits with at most one point, so neither `1e3` nor `inf` nor `-1` nor `30s`.
+pub(super) fn seconds(text: &str) -> Option<Duration> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let time = plain.then(|| text.parse().ok()).flatten()?;
+    Duration::try_from_secs_f64(time).ok()
+}
+
+const SECOND: u64 = 1000;
+const DAY: u64 = 24 * 3600 * SECOND;
+const MIB: u64 = 1024 * 1024;
+
+const fn whole(unit: &'static str, least: u64, most: u64) -> Accepts {
+    Accepts::Whole { unit, least, most }
+}
+
+const fn time(least_ms: u64, most_ms: u64) -> Accepts {
+    Accepts::Seconds { least_ms, most_ms }
+}
+
+const fn variable(name: &'static str, default: &'static str, accepts: Accepts, doc: &'static str) -> Variable {
+    Variable { name, default, accepts, doc, secret: false }
+}
+
+const fn secret(name: &'static str, accepts: Accepts, doc: &'static str) -> Variable {
+    Variable { name, default: "", accepts, doc, secret: true }
+}
+
+/// All variables, in the order in which they are printed.
+#[rustfmt::skip] // One variable is one paragraph of two lines: what it takes, and why.
+pub const TABLE: &[Variable] = &[
+    variable("WEBSOCKET_HOST", "127.0.0.1", Accepts::Form("an IP address such as 127.0.0.1, 0.0.0.0 or ::, or localhost"),
+        "Address to listen on; other than loopback only with credentials for both doors."),
+    variable("WEBSOCKET_PORT", "8765", whole("a port", 0, 65_535),
+        "Port to listen on; 0 takes a free one."),
+    variable("WEBSOCKET_MAX_CONNECTIONS", "10000", whole("connections", 1, 10_000_000),
+        "Most WebSocket and SSE connections of this node; more are closed with 1013."),
+    variable("WEBSOCKET_PING_INTERVAL", "30", time(100, DAY),
+        "How often a connection is pinged."),
+    variable("WEBSOCKET_PING_TIMEOUT", "10", time(100, DAY),
+        "How long a pong may take before the connection is closed with 4002."),
+    variable("WEBSOCKET_CALLBACK_TIMEOUT", "300", time(100, 365 * DAY),
+        "How long a callback waits for its confirmation when the producer names no timeout."),
+    variable("WEBSOCKET_CALLBACK_ON_TIMEOUT", "proceed", Accepts::OneOf(&["proceed", "decline", "fail"]),
+        "What the deadline decides when the producer does not say."),
+    variable("WEBSOCKET_MAX_MESSAGE_BYTES", "65536", whole("bytes", 128, 64 * MIB),
+        "Longest message from a client; longer ones close the connection with 1009."),
+    variable("PUBLISH_MAX_BYTES", "1048576", whole("bytes", 128, 256 * MIB),
+        "Longest message from a producer, at every door."),
+    variable("WEBSOCKET_OUTBOX_BYTES", "1048576", whole("bytes", 1024, 1024 * MIB),
+        "Most bytes that wait for one connection; the largest single message always fits."),
+    variable("WEBSOCKET_OUTBOX_FRAMES", "10000", whole("frames", 16, 10_000_000),
+        "Most frames that wait for one connection."),
+    variable("WEBSOCKET_SLOW_CONSUMER", "close", Accepts::OneOf(&["close", "drop"]),
+        "What happens when an outbox is full: the connection is closed with 4001, or messages are dropped and told as a gap."),
+    variable("WEBSOCKET_COMPRESSION", "off", Accepts::Switch,
+        "Whether permessage-deflate is offered to clients."),
+    variable("WEBSOCKET_ALLOWED_ORIGINS", "same-host", Accepts::Form("same-host, or origins separated by commas, such as same-host,https://app.example.com,https://*.example.org"),
+        "Which pages may connect; a list replaces the default, and * stands for exactly one whole label."),
+    variable("WEBSOCKET_USER_CONNECTIONS", "0", Accepts::Form("0 (no limit), or a number such as 5 or 5:replace-oldest or 5:refuse"),
+        "Most connections of one user in the whole cluster, and what one more does."),
+    variable("WEBSOCKET_TOPICS", "1000", whole("topics", 1, 1_000_000),
+        "Most subscriptions of one connection."),
+    secret("REDIS_URL", Accepts::Form("redis://, rediss:// or redis+sentinel:// followed by host and port; several, separated by commas, are a cluster"),
+        "The backplane of the nodes; without it this node is alone and forgets everything when it ends."),
+    variable("REDIS_PREFIX", "cs", Accepts::Form("1 to 64 letters, digits, dots, dashes and underscores"),
+        "Begins every key and channel."),
+    variable("REDIS_WAIT_REPLICAS", "0", whole("replicas", 0, 100),
+        "How many replicas have to acknowledge a callback before it counts as written."),
+    variable("HISTORY_SIZE", "100", whole("messages", 0, 1_000_000),
+        "Messages kept per address for clients that come back; 0 keeps none."),
+    variable("HISTORY_TTL", "300", time(SECOND, 365 * DAY),
+        "How long the history of an address is kept after its last message."),
+    variable("HISTORY_OVERRIDES", "", Accepts::Form("prefix=size, separated by commas, such as room:=0,workflow:=1000,broadcast=10"),
+        "Other sizes of history for addresses that begin with a prefix; the longest prefix wins, broadcast and user: count."),
+    variable("CALLBACK_RETENTION", "3600", time(SECOND, 365 * DAY),
+        "How long the answer of a callback can still be read after its end."),
+    variable("CALLBACK_MAX_TIMEOUT", "604800", time(SECOND, 365 * DAY),
+        "Longest timeout that a producer may ask for."),
+    variable("CALLBACK_USER_LIMIT", "1000", whole("callbacks", 1, 1_000_000),
+        "Most open callbacks of one user."),
+    variable("PRESENCE_TTL", "30", time(SECOND, DAY),
+        "How long a member counts as present after its node was last heard."),
+    secret("AUTH_JWT_SECRET", Accepts::Form("at least 32 bytes of text, such as the output of: openssl rand -hex 32"),
+        "Clients door: the secret that signs the tokens of clients (HS256, with sub and exp)."),
+    variable("AUTH_JWT_AUDIENCE", "", Accepts::Form("the aud of the tokens, as text"),
+        "Clients door: the aud that every token must have; without it a token that has one is refused."),
+    secret("AUTH_JWT_PUBLIC_KEY", Accepts::Nothing("use AUTH_JWT_SECRET"),
+        "Clients door: reserved for tokens that are signed with a private key."),
+    variable("AUTH_JWKS_URL", "", Accepts::Nothing("use AUTH_JWT_SECRET"),
+        "Clients door: reserved for keys that are fetched from an identity provider."),
+    secret("AUTH_API_KEYS", Accepts::Form("keys of at least 16 visible ASCII characters, separated by commas or line breaks"),
+        "Producers door: what producers send as Authorization: Bearer; every key may do everything."),
+    variable("AUTH_INSECURE", "false", Accepts::Switch,
+        "Lets a door without credentials be open on an address that is not loopback; never weakens a door that has some."),
+    secret("METRICS_KEY", Accepts::Form("visible ASCII characters"),
+        "What /metrics asks for as Authorization: Bearer; without it the page is open."),
+    variable("DRAIN_DELAY", "0", time(0, 3600 * SECOND),
+        "How long a node that was told to stop only answers 503 on /health/ready before it stops listening, for balancers that poll."),
+    variable("DRAIN_TIMEOUT", "25", time(100, 3600 * SECOND),
+        "How long stopping may take as a whole, DRAIN_DELAY included."),
+    variable("LOG_FORMAT", "", Accepts::OneOf(&["json", "pretty"]),
+        "Form of the logs; by default json, on a terminal pretty."),
+    variable("RUST_LOG", "info", Accepts::Form("a level (error, warn, info, debug, trace) or directives such as info,countersign_gateway=debug"),
+        "Which log lines are written."),
+    variable("NODE_ID", "", Accepts::Form("1 to 256 bytes of text without control characters"),
+        "Name of this node, unique in the cluster; by default a random one."),
+];
+
+/// The beginnings of names that are ours alone: any other name that begins so is a slip of the pen.
+/// `REDIS_*` is not among them, because Kubernetes sets such names for every service called `redis`.
+const OURS: [&str; 7] = ["WEBSOCKET_", "AUTH_", "HISTORY_", "CALLBACK_", "PRESENCE_", "DRAIN_", "PUBLISH_"];
+
+/// Whether a name that the table does not have deserves a warning.
+pub(super) fn looks_like_ours(name: &str) -> bool {
+    OURS.iter().any(|beginning| name.starts_with(beginning))
+}
+
+/// The variable called `name`.
+pub(super) fn find(name: &str) -> Option<&'static Variable> {
+    TABLE.iter().find(|variable| variable.name == name)
+}
+
+/// The secret whose file form is called `name`.
+pub(super) fn find_file(name: &str) -> Option<&'static Variable> {
+    find(name.strip_suffix("_FILE")?).filter(|variable| variable.secret)
+}
+
+/// The known name with the fewest edits to `name`.
+pub(super) fn nearest(name: &str) -> &'static str {
+    TABLE.iter().map(|variable| variable.name).min_by_key(|known| edits(known, name)).expect("the table has variables")
+}
+
+/// Levenshtein distance: how many characters have to be inserted, removed or replaced.
+fn edits(from: &str, to: &str) -> usize {
+    let to: Vec<char> = to.chars().collect();
+    // row[i] is the distance between the characters of `from` that were seen and the first i of `to`.
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (seen, a) in from.chars().enumerate() {
+        let mut before = std::mem::replace(&mut row[0], seen + 1);
+        for (at, b) in to.iter().enumerate() {
+            let replaced = before + usize::from(a != *b);
+            before = row[at + 1];
+            row[at + 1] = replaced.min(before + 1).min(row[at] + 1);
+        }
+    }
+    row[to.len()]
+}
+
+/// The text of all variables for `countersign --help`.
+pub fn help_table() -> String {
+    let variables = TABLE.iter().map(|Variable { name, default, accepts, doc, secret }| {
+        let default = match (*default, *secret) {
+            ("", true) => " [secret]".to_owned(),
+            ("", false) => String::new(),
+            (default, _) => format!("={default}"),
+        };
+        format!("\n  {name}{default}\n      {doc}\n      Accepted: {accepts}.\n")
+    });
+    let heading =
+        "Environment (an empty value counts as absent; a secret is also read from the file that <NAME>_FILE names):\n";
+    std::iter::once(heading.to_owned()).chain(variables).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_variable_is_explained_once() {
+        assert!(TABLE.len() > 35);
+        for (at, variable) in TABLE.iter().enumerate() {
+            assert!(TABLE[..at].iter().all(|other| other.name != variable.name), "{} is there twice", variable.name);
+            assert!(variable.doc.ends_with('.'), "{} has no sentence", variable.name);
+            assert!(!variable.secret || variable.default.is_empty(), "{} is a secret with a default", variable.name);
+        }
+    }
+
+    #[test]
+    fn every_default_is_accepted_by_its_own_variable() {
+        let defaults: Vec<_> = TABLE.iter().filter(|variable| !variable.default.is_empty()).collect();
+        assert!(defaults.len() > 25);
+        for variable in defaults {
+            assert!(variable.accepts.admits(variable.default), "{}={}", variable.name, variable.default);
+        }
+    }
+
+    #[test]
+    fn the_help_has_every_variable_with_default_bounds_and_sentence() {
+        let help = help_table();
+        for variable in TABLE {
+            assert!(help.contains(&format!("\n  {}", variable.name)), "{}", variable.name);
+            assert!(help.contains(variable.doc) && help.contains(&variable.accepts.to_string()), "{}", variable.name);
+        }
+        assert!(help.contains("  WEBSOCKET_PORT=8765\n"), "{help}");
+        assert!(help.contains("  AUTH_JWT_SECRET [secret]\n"), "{help}");
+        assert!(help.contains("seconds without a unit, such as 30 or 2.5, 0.1 to 86400"), "{help}");
+    }
+
+    #[test]
+    fn seconds_are_plain_decimals() {
+        for (text, ms) in [("30", 30_000), ("0.25", 250), ("0", 0), (".5", 500), ("604800", 604_800_000)] {
+            assert_eq!(seconds(text), Some(Duration::from_millis(ms)), "{text}");
+        }
+        for text in ["", ".", "1e3", "inf", "nan", "-1", "+1", "30s", "1,5", "1.2.3", "0x10", "٣", &"9".repeat(400)] {
+            assert_eq!(seconds(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_slip_of_the_pen_finds_its_variable() {
+        for (slip, meant) in [
+            ("WEBSOCKET_PROT", "WEBSOCKET_PORT"),
+            ("WEBSOCKET_MAX_CONNECTION", "WEBSOCKET_MAX_CONNECTIONS"),
+            ("WEBSOCKET_MAX_MESSAGE_SIZE", "WEBSOCKET_MAX_MESSAGE_BYTES"),
+            ("AUTH_SECRET", "AUTH_JWT_SECRET"),
+            ("AUTH_API_KEY", "AUTH_API_KEYS"),
+            ("AUTH_JWT_KEY", "AUTH_API_KEYS"),
+            ("HISTORY_OVERRIDE", "HISTORY_OVERRIDES"),
+            ("CALLBACK_TIMEOUT", "CALLBACK_MAX_TIMEOUT"),
+            ("DRAIN_TIME", "DRAIN_TIMEOUT"),
+            ("WEBSOCKET_PORT_FILE", "WEBSOCKET_PORT"),
+        ] {
+            assert!(looks_like_ours(slip) && find(slip).is_none(), "{slip}");
+            assert_eq!(nearest(slip), meant, "{slip}");
+        }
+        assert!(!looks_like_ours("REDIS_PORT") && !looks_like_ours("PATH"));
+    }
+
+    #[test]
+    fn edits_are_counted_as_levenshtein_does() {
+        for (from, to, distance) in [("", "", 0), ("a", "", 1), ("", "ab", 2), ("kitten", "sitting", 3), ("ä", "a", 1)]
+        {
+            assert_eq!(edits(from, to), distance, "{from} {to}");
+            assert_eq!(edits(to, from), distance, "{to} {from}");
+        }
+    }
+
+    #[test]
+    fn only_secrets_have_a_file_form() {
+        let secrets: Vec<_> = TABLE.iter().filter(|variable| variable.secret).collect();
+        assert!(secrets.len() >= 4);
+        for variable in TABLE {
+            assert_eq!(find_file(&format!("{}_FILE", variable.name)).is_some(), variable.secret, "{}", variable.name);
+        }
+    }
+}

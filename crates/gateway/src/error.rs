@@ -1,0 +1,46 @@
+//! What can go wrong with a request to the gateway, in words that tell the caller what to do next. The HTTP doors turn
+//! it into `application/problem+json`, library users see it as it is.
+
+use countersign_backplane::BackplaneError;
+use countersign_protocol::FieldError;
+
+/// Why the gateway did not do what was asked.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum GatewayError {
+    /// The request is wrong; repeating it does not help.
+    #[error(transparent)]
+    Invalid(#[from] FieldError),
+    /// The message is longer than `PUBLISH_MAX_BYTES`.
+    #[error("the message has {0} bytes, more than PUBLISH_MAX_BYTES ({1})")]
+    TooLong(usize, usize),
+    /// Whether it was done is not known, or it was not: repeat with the same id or key.
+    #[error("not done for certain ({0}): repeat with the same id or idempotency key")]
+    Unavailable(String),
+    /// What is kept under one of the names of this request was not written by this version; nothing was done.
+    #[error(
+        "not done, as the backplane holds what this version cannot read ({0}): look at that key, a repeat does not help"
+    )]
+    Unreadable(String),
+    /// The idempotency key came before with another body.
+    #[error("the idempotency key was used before with another body: use a new key for a new request")]
+    Conflict,
+    /// The user has too many open callbacks.
+    #[error(
+        "the user has {0} open callbacks, the most that one user may have (CALLBACK_USER_LIMIT): wait for answers or withdraw some"
+    )]
+    TooManyCallbacks(u64),
+    /// No such callback, or its retention is over.
+    #[error("there is no such callback, or its retention is over")]
+    NotFound,
+}
+
+impl From<BackplaneError> for GatewayError {
+    fn from(error: BackplaneError) -> Self {
+        match error {
+            BackplaneError::Conflict => Self::Conflict,
+            BackplaneError::TooManyCallbacks(limit) => Self::TooManyCallbacks(limit),
+            BackplaneError::Unavailable(_) => Self::Unavailable(error.to_string()),
+            BackplaneError::Unreadable(what) => Self::Unreadable(what),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The HTTP doors: clients' sockets, the producers' calls under `/v1`, health and metrics for operators, the demo page.
+//! Handlers read a request and shape a reply; what they ask for is done by the files of its noun.
+
+mod callbacks;
+mod console;
+mod health;
+mod heartbeats;
+mod input;
+mod messages;
+mod notifications;
+mod problem;
+mod receipts;
+mod sockets;
+mod tasks;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, Request, State},
+    http::{HeaderValue, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post, put},
+};
+use problem::Problem;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::node::Node;
+
+/// Everything that a node serves.
+pub(crate) fn router(node: Arc<Node>) -> Router {
+    let most = node.config.publish_max_bytes;
+    // A message's braces, its address and its key come on top of what a message may have.
+    let single = DefaultBodyLimit::max(most.saturating_add(4096));
+    let batch = DefaultBodyLimit::max(most.saturating_mul(BATCH_BODIES));
+    let producers = Router::new()
+        .route("/v1/broadcast", post(messages::broadcast))
+        .route("/v1/users/{id}/messages", post(messages::user))
+        .route("/v1/topics/{topic}/messages", post(messages::topic))
+        .route("/v1/messages/{id}", get(receipts::read))
+        .route("/v1/notifications", post(notifications::notify))
+        .route("/v1/callbacks", get(callbacks::list))
+        .route("/v1/callbacks/{id}", get(callbacks::read).delete(callbacks::withdraw))
+        .route("/v1/callbacks/{id}/record", get(callbacks::record))
+        .route("/v1/tasks/{id}", get(tasks::read))
+        .route("/v1/tasks/{id}/cancel", post(tasks::cancel).delete(tasks::lift))
+        .route("/v1/tasks/{id}/heartbeat", put(heartbeats::start).delete(heartbeats::stop))
+        .route("/v1/status", get(health::status))
+        .layer(single)
+        .merge(Router::new().route("/v1/batch", post(messages::batch)).layer(batch))
+        .route("/v1/{*rest}", axum::routing::any(unknown))
+        .layer(middleware::from_fn_with_state(Arc::clone(&node), producers_door));
+    Router::new()
+        .route("/", get(sockets::page_or_socket))
+        .route("/ws", get(sockets::socket))
+        .route("/ws/", get(sockets::socket))
+        .route("/api/workflows/{id}/updates", get(sockets::workflow))
+        .route("/console/{*path}", get(console::asset))
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        .merge(producers)
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::map_response_with_state(Arc::clone(&node), say_goodbye))
+        .layer(CatchPanicLayer::custom(panicked))
+        .with_state(node)
+}
+
+/// How many messages of the largest size fit into one batch.
+const BATCH_BODIES: usize = 8;
+
+/// Lets in who has a key, and nobody while the node cannot do what is asked for. Counts.
+async fn producers_door(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
+    let response = match node.producers.admit(request.headers()) {
+        Err(error) => Problem::from(error).into_response(),
+        // What is known of the node itself is said at any time.
+        Ok(()) if request.uri().path().ends_with("/v1/status") => next.run(request).await,
+        Ok(()) => match node.ready() {
+            Err(reason) => Problem::not_ready(&reason).into_response(),
+            Ok(()) => next.run(request).await,
+        },
+    };
+    node.metrics.http_request(response.status().as_u16());
+    response
+}
+
+/// A node that drains keeps no HTTP connection alive.
+async fn say_goodbye(State(node): State<Arc<Node>>, mut response: Response) -> Response {
+    if node.shutdown.has_begun() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+async fn unknown() -> Problem {
+    Problem::not_found("there is nothing at this path; the README lists what there is")
+}
+
+async fn wrong_method() -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path has other methods (see Allow)")
+}
+
+/// A panic ends one request and never the node.
+fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
+    tracing::error!("a request's handler panicked");
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the gateway failed; its log says where")
+        .into_response()
+}

@@ -1,0 +1,108 @@
+//! A connection's place in one room. It joins with everything held back; once live, it still remembers what it was told
+//! from what was read, because the subscription may bring the same a moment later: reading and hearing are two ways, and
+//! the second may be the slower one.
+
+use std::{collections::HashSet, sync::Arc};
+
+use countersign_protocol::{CallbackId, Position, close};
+
+use super::{Frame, Outbox};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) connection: usize,
+    outbox: Arc<Outbox>,
+    /// What was heard since it joined; `None` once the member is live.
+    held: Option<Vec<Frame>>,
+    /// What would be a repeat if it were heard now. Boxed: most members have nothing to wait for any more.
+    told: Option<Box<Told>>,
+}
+
+/// What a member was told from what was read.
+#[derive(Debug)]
+struct Told {
+    /// The newest message of the history.
+    position: Option<Position>,
+    /// Open questions.
+    questions: HashSet<CallbackId>,
+}
+
+impl Member {
+    /// A member that hears nothing yet.
+    pub(super) fn joining(connection: usize, outbox: Arc<Outbox>) -> Self {
+        Self { connection, outbox, held: Some(Vec::new()), told: None }
+    }
+
+    /// Sends `first`, then what was held back and is no repeat; what comes from now on flows.
+    pub(super) fn go_live(&mut self, first: Vec<Frame>, position: Option<&Position>, questions: &HashSet<CallbackId>) {
+        self.told = Told::of(position, questions).map(Box::new);
+        for frame in first {
+            self.outbox.push(frame);
+        }
+        for frame in self.held.take().unwrap_or_default() {
+            self.take(frame);
+        }
+    }
+
+    /// A frame was heard.
+    pub(super) fn take(&mut self, frame: Frame) {
+        match &mut self.held {
+            None => {
+                if !self.was_told(&frame) {
+                    self.outbox.push(frame);
+                }
+            }
+            Some(held) if held.len() < HELD_FRAMES => held.push(frame),
+            // Joining takes milliseconds; whoever cannot be served meanwhile comes back and recovers.
+            Some(_) => self.outbox.close(close::RESYNC),
+        }
+    }
+
+    /// The node itself says something, outside of any history.
+    pub(super) fn tell(&mut self, frame: Frame) {
+        match &mut self.held {
+            None => self.outbox.push(frame),
+            Some(held) => held.push(frame),
+        }
+    }
+
+    fn was_told(&mut self, frame: &Frame) -> bool {
+        let Some(told) = &mut self.told else { return false };
+        let repeated = told.repeats(frame);
+        if told.position.is_none() && told.questions.is_empty() {
+            self.told = None;
+        }
+        repeated
+    }
+}
+
+/// The most frames that are held back for one joining member: they arrive within one round trip to the backplane.
+const HELD_FRAMES: usize = 10_000;
+
+impl Told {
+    fn of(position: Option<&Position>, questions: &HashSet<CallbackId>) -> Option<Self> {
+        // Nothing is older than the first message.
+        let position = position.filter(|position| position.offset > 0).cloned();
+        (position.is_some() || !questions.is_empty()).then(|| Self { position, questions: questions.clone() })
+    }
+
+    /// Whether this was told; it is forgotten when it cannot be heard again.
+    fn repeats(&mut self, frame: &Frame) -> bool {
+        if let Some(id) = frame.question {
+            // A question is published once.
+            return self.questions.remove(&id);
+        }
+        match (&frame.position, &self.position) {
+            (Some(heard), Some(read)) if heard.epoch == read.epoch => {
+                let repeated = heard.offset <= read.offset;
+                if heard.offset >= read.offset {
+                    // Messages are heard in order: what comes after this one is newer.
+                    self.position = None;
+                }
+                repeated
+            }
+            _ => false,
+        }
+    }
+}

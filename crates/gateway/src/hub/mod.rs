@@ -1,0 +1,270 @@
+//! The hub: which connection hears what, and the fan-out. Synchronous: no `.await`, no clock, no Redis. It is told that
+//! something was heard and hands shared frames to outboxes; the first member of a room wants its channel and the last
+//! one's leaving lets it go, in the same call.
+//!
+//! A connection enters a room in two steps, and the types leave no other way: [`Hub::join`] makes it a member whose
+//! frames are held back; once the subscription is confirmed and what came before has been read, [`Joining::complete`]
+//! puts the first words into the outbox, then the held frames that are newer than the position read, then lets the
+//! rest flow. So nothing is missed, repeated or out of order between "subscribed" and "live".
+
+mod frame;
+mod member;
+mod outbox;
+mod room;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use countersign_backplane::{Channel, Interest, Wanted};
+use countersign_protocol::{CallbackId, Position, close};
+use slab::Slab;
+
+pub(crate) use frame::Frame;
+use member::Member;
+pub(crate) use outbox::{Outbox, OutboxLimits, Turn};
+pub(crate) use room::Missed;
+use room::{Outcome, Room};
+
+/// Rooms and their members. One a node.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    interest: Arc<Interest>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    connections: Slab<Connected>,
+    rooms: HashMap<Channel, Room>,
+}
+
+#[derive(Debug)]
+struct Connected {
+    outbox: Arc<Outbox>,
+    channels: HashSet<Channel>,
+}
+
+/// A connection's place in the hub. Dropping it leaves every room.
+#[derive(Debug)]
+pub(crate) struct Membership {
+    hub: Arc<Hub>,
+    connection: usize,
+    outbox: Arc<Outbox>,
+}
+
+/// A member whose frames are held back. Dropping it leaves the room.
+#[derive(Debug)]
+pub(crate) struct Joining {
+    hub: Arc<Hub>,
+    connection: usize,
+    wanted: Wanted,
+    completed: bool,
+}
+
+/// Why a connection does not join.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub(crate) enum NotJoined {
+    /// It is a member, or about to be one.
+    Already,
+    /// It is in as many rooms as a connection may be.
+    TooMany,
+}
+
+impl Hub {
+    pub(crate) fn new(interest: Arc<Interest>) -> Arc<Self> {
+        Arc::new(Self { interest, state: Mutex::default() })
+    }
+
+    /// A place for a connection with this outbox; in no room yet.
+    pub(crate) fn enter(self: &Arc<Self>, outbox: Arc<Outbox>) -> Membership {
+        let connection =
+            self.lock().connections.insert(Connected { outbox: Arc::clone(&outbox), channels: HashSet::new() });
+        Membership { hub: Arc::clone(self), connection, outbox }
+    }
+
+    /// Hands each frame to every member of its room, in order.
+    pub(crate) fn deliver(&self, batch: impl IntoIterator<Item = (Channel, Frame)>) -> Delivered {
+        let mut state = self.lock();
+        let mut delivered = Delivered::default();
+        for (channel, frame) in batch {
+            let Some(room) = state.rooms.get_mut(&channel) else { continue };
+            match room.hear(&frame) {
+                Outcome::Delivered => {
+                    delivered.frames += room.members.len();
+                    delivered.bytes += room.members.len() * frame.len();
+                }
+                Outcome::Hole => delivered.hole = true,
+                Outcome::Held | Outcome::Repeated => {}
+            }
+        }
+        delivered
+    }
+
+    /// Says something to every member of a room, outside of any history; to those who are joining after their first words.
+    pub(crate) fn tell(&self, channel: &Channel, frame: &Frame) {
+        if let Some(room) = self.lock().rooms.get_mut(channel) {
+            room.tell(frame);
+        }
+    }
+
+    /// The subscription is interrupted: every address holds back what follows until [`Self::release`].
+    pub(crate) fn interrupt(&self) {
+        for (channel, room) in &mut self.lock().rooms {
+            if channel.address().is_some() {
+                room.hold();
+            }
+        }
+    }
+
+    /// The addresses that hold back what follows, and up to where their members have heard.
+    pub(crate) fn holding(&self) -> Vec<(Channel, Option<Position>)> {
+        let state = self.lock();
+        let holding = state.rooms.iter().filter(|(_, room)| room.holds());
+        holding.map(|(channel, room)| (channel.clone(), room.last().cloned())).collect()
+    }
+
+    /// Fills the hole of an address, or tells it, and lets the rest flow. Whether that shows another hole.
+    pub(crate) fn release(&self, channel: &Channel, missed: Missed) -> bool {
+        self.lock().rooms.get_mut(channel).is_some_and(|room| room.release(missed) == Outcome::Hole)
+    }
+
+    /// Tells every connection to close.
+    pub(crate) fn close_all(&self, reason: close::Close) {
+        for (_, connected) in &self.lock().connections {
+            connected.outbox.close(reason);
+        }
+    }
+
+    /// Connections that are in the hub, and frames that wait in their outboxes.
+    pub(crate) fn load(&self) -> Load {
+        let state = self.lock();
+        Load {
+            connections: state.connections.len(),
+            rooms: state.rooms.len(),
+            waiting: state.connections.iter().map(|(_, connected)| connected.outbox.depth()).sum(),
+        }
+    }
+
+    fn leave(&self, connection: usize, channel: &Channel) -> bool {
+        let mut state = self.lock();
+        let was = state.connections.get_mut(connection).is_some_and(|connected| connected.channels.remove(channel));
+        if was {
+            state.leave_room(connection, channel);
+        }
+        was
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing in here panics between two states, so a poisoned lock still guards a whole one.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a fan-out did.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Delivered {
+    /// Frames handed to outboxes.
+    pub(crate) frames: usize,
+    /// Their bytes.
+    pub(crate) bytes: usize,
+    /// An address has a hole that somebody has to fill.
+    pub(crate) hole: bool,
+}
+
+/// How much the hub holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Load {
+    pub(crate) connections: usize,
+    pub(crate) rooms: usize,
+    pub(crate) waiting: usize,
+}
+
+impl State {
+    fn leave_room(&mut self, connection: usize, channel: &Channel) {
+        let Some(room) = self.rooms.get_mut(channel) else { return };
+        if let Some(at) = room.members.iter().position(|member| member.connection == connection) {
+            room.members.swap_remove(at);
+        }
+        if room.members.is_empty() {
+            self.rooms.remove(channel);
+        }
+    }
+}
+
+impl Membership {
+    /// The connection's outbox.
+    pub(crate) fn outbox(&self) -> &Arc<Outbox> {
+        &self.outbox
+    }
+
+    /// Makes the connection a member of a room, with everything held back from now on. A connection may be in at most
+    /// `most` rooms.
+    pub(crate) fn join(&self, channel: Channel, most: usize) -> Result<Joining, NotJoined> {
+        let mut state = self.hub.lock();
+        let State { connections, rooms } = &mut *state;
+        let connected = connections.get_mut(self.connection).expect("a membership's connection is in the hub");
+        if connected.channels.contains(&channel) {
+            return Err(NotJoined::Already);
+        }
+        if connected.channels.len() >= most {
+            return Err(NotJoined::TooMany);
+        }
+        connected.channels.insert(channel.clone());
+        let wanted = self.hub.interest.want(channel.clone());
+        let room = rooms.entry(channel.clone()).or_insert_with(|| Room::new(self.hub.interest.want(channel)));
+        room.members.push(Member::joining(self.connection, Arc::clone(&self.outbox)));
+        Ok(Joining { hub: Arc::clone(&self.hub), connection: self.connection, wanted, completed: false })
+    }
+
+    /// Whether the connection is in a room.
+    #[cfg(test)]
+    pub(crate) fn is_in(&self, channel: &Channel) -> bool {
+        self.hub.lock().connections.get(self.connection).is_some_and(|connected| connected.channels.contains(channel))
+    }
+
+    /// Leaves a room; whether the connection was in it.
+    pub(crate) fn leave(&self, channel: &Channel) -> bool {
+        self.hub.leave(self.connection, channel)
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        let mut state = self.hub.lock();
+        let connected = state.connections.remove(self.connection);
+        for channel in connected.channels {
+            state.leave_room(self.connection, &channel);
+        }
+    }
+}
+
+impl Joining {
+    /// Waits until the backplane has confirmed the subscription. Without limit: the caller bounds it.
+    pub(crate) async fn confirmed(&self) {
+        self.wanted.confirmed().await;
+    }
+
+    /// Sends `first`, then what was held back but is newer than `position` and no question of `known`, and makes the
+    /// member live; what is heard later of these is not repeated either. All in one step: no other frame of this room can
+    /// come between.
+    pub(crate) fn complete(mut self, first: Vec<Frame>, position: Option<&Position>, known: &HashSet<CallbackId>) {
+        self.completed = true;
+        let mut state = self.hub.lock();
+        let Some(room) = state.rooms.get_mut(self.wanted.channel()) else { return };
+        let Some(member) = room.members.iter_mut().find(|member| member.connection == self.connection) else { return };
+        member.go_live(first, position, known);
+        room.begin_at(position);
+    }
+}
+
+impl Drop for Joining {
+    fn drop(&mut self) {
+        if !self.completed {
+            self.hub.leave(self.connection, self.wanted.channel());
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The order of words in rooms, as plain tests: no runtime, no clock.
+
+use super::*;
+use countersign_protocol::{Partition, TopicName};
+use futures_util::FutureExt;
+
+const LIMITS: OutboxLimits = OutboxLimits { bytes: 1 << 20, frames: 1000 };
+
+fn hub() -> (Arc<Hub>, Arc<Interest>) {
+    let interest = Interest::new();
+    (Hub::new(Arc::clone(&interest)), interest)
+}
+
+fn connect(hub: &Arc<Hub>) -> Membership {
+    hub.enter(Arc::new(Outbox::new(LIMITS)))
+}
+
+fn topic(name: &str) -> Channel {
+    Channel::Topic(TopicName::parse(name).unwrap())
+}
+
+fn live(member: &Membership, channel: &Channel) {
+    member.join(channel.clone(), 10).unwrap().complete(vec![], None, &HashSet::new());
+}
+
+fn say(hub: &Hub, channel: &Channel, text: &str) {
+    hub.deliver([(channel.clone(), Frame::plain(text))]);
+}
+
+fn at(text: &str, epoch: &str, offset: u64) -> Frame {
+    Frame { position: Some(Position::new(epoch, offset)), ..Frame::plain(text) }
+}
+
+fn sent(member: &Membership) -> Vec<String> {
+    let mut buffer = Vec::new();
+    member.outbox().turn(&mut buffer).now_or_never();
+    buffer.iter().map(|frame| frame.text.as_str().to_owned()).collect()
+}
+
+#[test]
+fn only_members_of_the_room_hear_in_the_order_of_delivery() {
+    let (hub, _) = hub();
+    let (alice, bob) = (connect(&hub), connect(&hub));
+    live(&alice, &topic("a"));
+    live(&bob, &topic("b"));
+    say(&hub, &topic("a"), "1");
+    say(&hub, &topic("b"), "2");
+    say(&hub, &topic("a"), "3");
+    assert_eq!((sent(&alice), sent(&bob)), (vec!["1".into(), "3".into()], vec!["2".into()]));
+}
+
+#[test]
+fn a_room_is_wanted_from_its_first_member_to_its_last() {
+    let (hub, interest) = hub();
+    let (alice, bob) = (connect(&hub), connect(&hub));
+    live(&alice, &topic("a"));
+    live(&bob, &topic("a"));
+    assert_eq!(interest.wanted(), 1);
+    assert!(alice.leave(&topic("a")));
+    assert!(!alice.leave(&topic("a")));
+    assert_eq!(interest.wanted(), 1);
+    drop(bob);
+    assert_eq!((interest.wanted(), hub.load().rooms), (0, 0));
+}
+
+#[test]
+fn what_is_heard_while_joining_follows_the_first_words_without_repeats() {
+    let (hub, _) = hub();
+    let alice = connect(&hub);
+    let joining = alice.join(topic("a"), 10).unwrap();
+    hub.deliver([(topic("a"), at("5", "e", 5)), (topic("a"), at("6", "e", 6)), (topic("a"), at("new", "f", 1))]);
+    assert_eq!(sent(&alice), Vec::<String>::new());
+    joining.complete(vec![Frame::plain("confirmed")], Some(&Position::new("e", 5)), &HashSet::new());
+    say(&hub, &topic("a"), "live");
+    assert_eq!(sent(&alice), ["confirmed", "6", "new", "live"]);
+}
+
+fn known(texts: &[&str], epoch: &str, newest: u64) -> Missed {
+    let first = newest + 1 - texts.len() as u64;
+    let frames = texts.iter().zip(first..).map(|(text, offset)| at(text, epoch, offset)).collect();
+    Missed::Messages(frames, Position::new(epoch, newest))
+}
+
+#[test]
+fn a_hole_in_the_numbering_is_filled_before_what_follows_it() {
+    let (hub, _) = hub();
+    let alice = connect(&hub);
+    live(&alice, &topic("a"));
+    assert!(!hub.deliver([(topic("a"), at("1", "e", 1))]).hole);
+    assert!(hub.deliver([(topic("a"), at("4", "e", 4))]).hole);
+    hub.deliver([(topic("a"), at("5", "e", 5)), (topic("a"), Frame::plain("bare"))]);
+    assert_eq!(sent(&alice), ["1"]);
+    assert_eq!(hub.holding(), [(topic("a"), Some(Position::new("e", 1)))]);
+    assert!(!hub.release(&topic("a"), known(&["2", "3", "4"], "e", 4)));
+    hub.deliver([(topic("a"), at("5", "e", 5)), (topic("a"), at("6", "e", 6))]);
+    assert_eq!(sent(&alice), ["2", "3", "4", "5", "bare", "6"]);
+    assert_eq!(hub.holding(), []);
+}
+
+#[test]
+fn what_cannot_be_filled_is_told_and_the_rest_follows() {
+    let (hub, _) = hub();
+    let alice = connect(&hub);
+    live(&alice, &topic("a"));
+    hub.deliver([(topic("a"), at("1", "e", 1))]);
+    hub.interrupt();
+    hub.deliver([(topic("a"), at("8", "f", 8)), (topic("a"), at("9", "f", 9))]);
+    assert!(!hub.release(&topic("a"), Missed::Gap(Frame::plain("gap"), Some(Position::new("f", 8)))));
+    assert_eq!(sent(&alice), ["1", "gap", "9"]);
+}
+
+#[test]
+fn another_hole_behind_the_first_is_seen() {
+    let (hub, _) = hub();
+    let alice = connect(&hub);
+    live(&alice, &topic("a"));
+    hub.deliver([(topic("a"), at("1", "e", 1))]);
+    hub.interrupt();
+    hub.deliver([(topic("a"), at("3", "e", 3)), (topic("a"), at("6", "e", 6)), (topic("a"), at("7", "e", 7))]);
+    assert!(hub.release(&topic("a"), known(&["2", "3"], "e", 3)));
+    assert_eq!(hub.holding(), [(topic("a"), Some(Position::new("e", 3)))]);
+    assert!(!hub.release(&topic("a"), known(&["4", "5", "6", "7"], "e", 7)));
+    assert_eq!(sent(&alice), ["1", "2", "3", "4", "5", "6", "7"]);
+}
+
+#[test]
+fn a_new_numbering_from_its_beginning_is_no_hole() {
+    let (hub, _) = hub();
+    let alice = connect(&hub);
+    alice.join(topic("a"), 10).unwrap().complete(vec![], Some(&Position::beginning()), &HashSet::new());
+    for frame in [at("1", "e", 1), at("again", "e", 1), at("2", "e", 2), at("new", "f", 1)] {
+        assert!(!hub.deliver([(topic("a"), frame)]).hole);
+    }
+    assert!(hub.deliver([(topic("a"), at("late", "g", 2))]).hole);
+    assert_eq!(sent(&alice), ["1", "2", "new"]);
+}
+
+#[test]
+fn whoever_comes_during_a_hole_gets_what_it_has_not_been_told() {
+    let (hub, _) = hub();
+    let (alice, bob) = (connect(&hub), connect(&hub));
+    live(&alice, &topic("a"));
+    hub.deliver([(topic("a"), at("1", "e", 1))]);
+    hub.interrupt();
+    bob.join(topic("a"), 10).unwrap().complete(vec![], Some(&Position::new("e", 2)), &HashSet::new());
+    hub.deliver([(topic("a"), at("4", "e", 4))]);
+    hub.release(&topic("a"), known(&["2", "3", "4"], "e", 4));
+    assert_eq!(
+        (sent(&alice), sent(&bob)),
+        (vec!["1".into(), "2".into(), "3".into(), "4".into()], vec!["3".into(), "4".into()])
+    );
+}
+
+#[test]
+fn a_question_that_is_known_is_not_put_twice() {
+    let (hub, _) = hub();
+    let alice = connect(&hub);
+    let joining = alice.join(topic("a"), 10).unwrap();
+    let id = CallbackId::new(Partition::from_number(1).unwrap(), 1);
+    hub.deliver([(topic("a"), Frame { question: Some(id), ..Frame::plain("asked") })]);
+    joining.complete(vec![], None, &HashSet::from([id]));
+    assert_eq!(sent(&alice), Vec::<String>::new());
+}
+
+#[test]
+fn what_was_read_is_not_repeated_when_it_is_heard_only_afterwards() {
+    let (hub, _) = hub();
+    let alice = connect(&hub);
+    let (known, other) = (CallbackId::new(Partition::from_number(1).unwrap(), 1), Partition::from_number(2).unwrap());
+    let joining = alice.join(topic("a"), 10).unwrap();
+    joining.complete(vec![], Some(&Position::new("e", 5)), &HashSet::from([known]));
+    let asked = |text: &str, id| Frame { question: Some(id), ..Frame::plain(text) };
+    let late = [at("4", "e", 4), asked("asked", known), at("5", "e", 5), at("6", "e", 6), at("new", "f", 1)];
+    hub.deliver(late.map(|frame| (topic("a"), frame)));
+    hub.deliver([(topic("a"), asked("asked now", CallbackId::new(other, 2)))]);
+    assert_eq!(sent(&alice), ["6", "new", "asked now"]);
+}
+
+#[test]
+fn what_the_node_says_to_a_joining_member_follows_its_first_words() {
+    let (hub, _) = hub();
+    let alice = connect(&hub);
+    let joining = alice.join(topic("a"), 10).unwrap();
+    hub.tell(&topic("a"), &Frame::plain("the list"));
+    joining.complete(vec![Frame::plain("connected")], None, &HashSet::new());
+    hub.tell(&topic("a"), &Frame::plain("the next list"));
+    assert_eq!(sent(&alice), ["connected", "the list", "the next list"]);
+}
+
+#[test]
+fn a_join_that_is_given_up_leaves_the_room() {
+    let (hub, interest) = hub();
+    let alice = connect(&hub);
+    drop(alice.join(topic("a"), 10).unwrap());
+    assert_eq!((interest.wanted(), alice.is_in(&topic("a"))), (0, false));
+    live(&alice, &topic("a"));
+    assert_eq!(alice.join(topic("a"), 10).err(), Some(NotJoined::Already));
+    assert_eq!(alice.join(topic("b"), 1).err(), Some(NotJoined::TooMany));
+}
+
+#[test]
+fn a_slow_member_is_closed_and_disturbs_nobody() {
+    let (hub, _) = hub();
+    let slow = hub.enter(Arc::new(Outbox::new(OutboxLimits { bytes: 2, frames: 2 })));
+    let quick = connect(&hub);
+    live(&slow, &topic("a"));
+    live(&quick, &topic("a"));
+    for n in 0..5 {
+        say(&hub, &topic("a"), &n.to_string());
+    }
+    assert_eq!(slow.outbox().turn(&mut Vec::new()).now_or_never(), Some(Turn::Close(close::SLOW)));
+    assert_eq!(sent(&quick).len(), 5);
+}

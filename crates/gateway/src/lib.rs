@@ -1,0 +1,64 @@
+//! The gateway node of Countersign, as a library.
+//!
+//! [`Gateway::start`] serves on an address of its own; [`Gateway::open`] gives a router to be nested in another server.
+//!
+//! A tour, one sentence a file:
+//! - [`gateway`]: the node as a library, and how it ends.
+//! - `node`: what everything in one process shares.
+//! - [`config`]: the environment, read once and validated as a whole.
+//! - [`auth`]: who may enter through the clients' and the producers' door.
+//! - `server`: the listener and the limits of HTTP.
+//! - `http`: reads requests and shapes replies.
+//! - `transport`: the WebSocket library, known to nobody else.
+//! - `connection`: one WebSocket, one owner, one loop.
+//! - `session`: what a client may do once connected.
+//! - `subscriptions`: subscribe, then read, then live.
+//! - `hub`: which connection hears what, and the fan-out.
+//! - `relay`: turns what the backplane hears into frames, once per node.
+//! - `callbacks`: asking a person and waiting, on any node.
+//! - `catch_up`: holes are filled in from history, or told.
+//! - `tasks`: cancelling.
+//! - `heartbeats`: "still executing", kept up by the cluster.
+//! - `receipts`: messages that want to be acknowledged.
+//! - `waiters`: who waits for what on this node.
+//! - `inbox`: reading the durable door of producers.
+//! - `publishing`: one way from every door to the backplane.
+//! - [`status`]: what a node knows of itself and of the others.
+//! - [`metrics`]: what Prometheus scrapes.
+//! - [`logging`]: one line an event, nothing per message.
+//! - `hex`: bytes as digits.
+//! - `shutdown`: the phases of a node's end.
+//! - [`error`]: what can go wrong with a request, and what to do next.
+#![forbid(unsafe_code)]
+
+pub mod auth;
+mod callbacks;
+mod catch_up;
+pub mod config;
+mod connection;
+pub mod error;
+pub mod gateway;
+mod heartbeats;
+mod hex;
+mod http;
+mod hub;
+mod inbox;
+pub mod logging;
+pub mod metrics;
+mod node;
+mod publishing;
+mod receipts;
+mod relay;
+mod server;
+mod session;
+mod shutdown;
+pub mod status;
+mod subscriptions;
+mod tasks;
+mod transport;
+mod waiters;
+
+pub use config::Config;
+pub use error::GatewayError;
+pub use gateway::{Gateway, Running};
+pub use node::StartError;

@@ -1,0 +1,128 @@
+//! The binary `countersign`: reads the environment, runs a node, and ends it gracefully on SIGTERM or Ctrl-C.
+#![forbid(unsafe_code)]
+
+mod cli;
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::Parser;
+use cli::{Cli, Command};
+use countersign_gateway::{Config, Gateway, Running, config, config::ConfigError, logging};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let (config, warnings) = match Config::from_env(std::env::vars_os()) {
+        Ok(read) => read,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(ConfigError::EXIT_CODE);
+        }
+    };
+    let done = match cli.command {
+        Some(Command::Health) => cli::health(&config),
+        Some(Command::Check) => {
+            for warning in &warnings {
+                eprintln!("{warning}");
+            }
+            println_to_stdout(&config.describe());
+            Ok(())
+        }
+        None => return run(config, &warnings),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "this is what the command is for")]
+fn println_to_stdout(text: &str) {
+    println!("{text}");
+}
+
+fn run(config: Config, warnings: &[config::Warning]) -> ExitCode {
+    if let Err(error) = logging::init(config.log_format, &config.log_filter) {
+        eprintln!("{error}");
+        return ExitCode::from(ConfigError::EXIT_CODE);
+    }
+    for setting in config.settings() {
+        tracing::info!(name = setting.name, value = ?setting.value, default = setting.is_default, "setting");
+    }
+    for warning in warnings {
+        tracing::warn!(%warning, "configuration");
+    }
+    warn_of_file_limit(&config);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "cannot start");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(serve(config));
+    // Everything that matters has ended; a task that hangs must not keep the process.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    code
+}
+
+async fn serve(config: Config) -> ExitCode {
+    let embedded = config.redis_urls.is_empty();
+    let (node, open) = (config.node_id.clone(), config.api_keys.is_empty() || config.jwt_secret.is_none());
+    let signals = signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
+    let (mut term, mut interrupt) = match signals {
+        Ok(signals) => signals,
+        Err(error) => {
+            tracing::error!(%error, "cannot listen to signals");
+            return ExitCode::FAILURE;
+        }
+    };
+    let running = match Gateway::start(config).await {
+        Ok(running) => running,
+        Err(error) => {
+            tracing::error!(%error, "cannot start");
+            return ExitCode::from(ConfigError::EXIT_CODE);
+        }
+    };
+    let backplane = if embedded { "embedded" } else { "redis" };
+    tracing::info!(addr = %running.addr(), node = %node, backplane, open_door = open, "listening");
+    either(&mut term, &mut interrupt).await;
+    stop(running, &mut term, &mut interrupt).await
+}
+
+/// A second signal ends at once.
+async fn stop(running: Running, term: &mut Signal, interrupt: &mut Signal) -> ExitCode {
+    tokio::select! {
+        () = running.stop() => ExitCode::SUCCESS,
+        () = either(term, interrupt) => {
+            tracing::warn!("a second signal: ending at once");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn either(term: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// Says it before connections are refused for want of file descriptors.
+fn warn_of_file_limit(config: &Config) {
+    let needed = config::files_needed(config);
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let limit = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse::<u64>().ok());
+    if let Some(limit) = limit.filter(|limit| *limit < needed) {
+        tracing::warn!(
+            limit,
+            needed,
+            "the open-file limit is lower than WEBSOCKET_MAX_CONNECTIONS needs: raise it (ulimit -n) or lower that"
+        );
+    }
+}

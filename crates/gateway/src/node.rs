@@ -1,0 +1,156 @@
+//! One gateway process: everything that its connections and requests share. Built whole; each part's work is in the file
+//! of its noun.
+
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use countersign_backplane::{
+    Backplane, HistoryPolicy, Interest, Link, Listener, Settings,
+    memory::Memory,
+    redis::{self, OptionsError, RedisOptions},
+};
+use countersign_protocol::{Address, CallbackId, MessageId};
+use secrecy::ExposeSecret;
+use tokio::sync::{Notify, Semaphore};
+
+use crate::{
+    auth::{Clients, Producers},
+    callbacks, catch_up,
+    config::{Config, ConfigError},
+    error::GatewayError,
+    hub::Hub,
+    inbox,
+    metrics::Metrics,
+    relay::Relay,
+    shutdown::Shutdown,
+    status,
+    waiters::Waiters,
+};
+
+/// See the module.
+pub(crate) struct Node {
+    pub(crate) config: Config,
+    pub(crate) clients: Clients,
+    pub(crate) producers: Producers,
+    pub(crate) backplane: Arc<dyn Backplane>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) waiters: Arc<Waiters<CallbackId>>,
+    pub(crate) acks: Arc<Waiters<MessageId>>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) shutdown: Shutdown,
+    /// Told when there are holes to be filled.
+    pub(crate) holes: Arc<Notify>,
+    /// A permit for each connection that may still come.
+    pub(crate) places: Arc<Semaphore>,
+    pub(crate) started: Instant,
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration does not hold together.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The Redis options are none.
+    #[error(transparent)]
+    Redis(#[from] OptionsError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address} (WEBSOCKET_HOST, WEBSOCKET_PORT): {error}")]
+    Listen {
+        /// Which.
+        address: std::net::SocketAddr,
+        /// Why not.
+        error: std::io::Error,
+    },
+}
+
+impl Node {
+    /// Builds a node and starts its own tasks. Redis may be away: the node is then not ready until it comes.
+    pub(crate) fn start(config: Config) -> Result<Arc<Self>, StartError> {
+        config.validate()?;
+        let interest = Interest::new();
+        let hub = Hub::new(Arc::clone(&interest));
+        let waiters = Waiters::new(Arc::clone(&interest));
+        let acks = Waiters::new(Arc::clone(&interest));
+        let metrics = Arc::new(Metrics::new());
+        let holes = Arc::new(Notify::new());
+        let relay: Arc<dyn Listener> = Arc::new(Relay {
+            hub: Arc::clone(&hub),
+            waiters: Arc::clone(&waiters),
+            acks: Arc::clone(&acks),
+            metrics: Arc::clone(&metrics),
+            holes: Arc::clone(&holes),
+        });
+        let clients = Clients::new(&config);
+        let settings = Settings {
+            prefix: config.redis_prefix.clone(),
+            guests: clients.is_open(),
+            callback_retention: config.callback_retention,
+            callback_user_limit: config.callback_user_limit,
+            ..Settings::default()
+        };
+        let backplane: Arc<dyn Backplane> = if config.redis_urls.is_empty() {
+            Memory::new(settings).node(config.node_id.clone(), interest, relay)
+        } else {
+            let options = RedisOptions {
+                urls: config.redis_urls.iter().map(|url| url.expose_secret().to_owned()).collect(),
+                wait_replicas: config.redis_wait_replicas,
+                node: config.node_id.clone(),
+            };
+            redis::connect(options, settings, interest, relay)?
+        };
+        let node = Arc::new(Self {
+            producers: Producers::new(&config),
+            places: Arc::new(Semaphore::new(config.max_connections)),
+            clients,
+            backplane,
+            hub,
+            waiters,
+            acks,
+            metrics,
+            shutdown: Shutdown::default(),
+            holes,
+            started: Instant::now(),
+            config,
+        });
+        let background = &node.shutdown.background;
+        background.spawn(callbacks::sweep(Arc::clone(&node)));
+        background.spawn(catch_up::catch_up(Arc::clone(&node)));
+        background.spawn(status::announce(Arc::clone(&node)));
+        background.spawn(inbox::read(Arc::clone(&node)));
+        Ok(node)
+    }
+
+    /// Whether the node may be given work; with the reason when not.
+    pub(crate) fn ready(&self) -> Result<(), String> {
+        if self.shutdown.has_begun() {
+            return Err("draining".to_owned());
+        }
+        match &*self.backplane.link().borrow() {
+            Link::Up => Ok(()),
+            Link::Down(reason) => Err(reason.clone()),
+        }
+    }
+
+    /// How much of an address's past is kept.
+    pub(crate) fn history_of(&self, address: &Address) -> HistoryPolicy {
+        HistoryPolicy { size: self.config.history.size_of(address), ttl: self.config.history_ttl }
+    }
+}
+
+/// 128 random bits, for an id that nobody can guess.
+///
+/// # Errors
+/// When the system gives none.
+pub(crate) fn random() -> Result<u128, GatewayError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| GatewayError::Unavailable(error.to_string()))?;
+    Ok(u128::from_ne_bytes(bytes))
+}
+
+/// Unix seconds, for what the gateway says to people. Decisions use the backplane's clock.
+pub(crate) fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}

@@ -1,0 +1,218 @@
+//! What a client may do once it is connected, whatever carries its words: one action at a time, each answered through the
+//! connection's outbox so that replies and messages keep their order. The verbs' work is in the files of their nouns;
+//! this is the dispatch and the replies.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use countersign_backplane::{
+    BackplaneError, Channel,
+    callbacks::{Answerer, Canceller},
+};
+use countersign_protocol::{
+    Action, ActionError, Address, ConnectionId, Event, FieldError, Incoming, Reply, TaskId, UserId,
+};
+use serde_json::Value;
+
+use crate::{
+    error::GatewayError,
+    hub::{Frame, Membership},
+    node::{Node, now},
+    tasks::cancelled_event,
+};
+
+/// One client's connection, without the wire.
+pub(crate) struct Session {
+    pub(crate) id: ConnectionId,
+    pub(crate) node: Arc<Node>,
+    pub(crate) membership: Membership,
+    /// Changes once at most: a guest becomes a user.
+    user: Mutex<Option<UserId>>,
+}
+
+/// An error event: what was wrong with an action.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wrong {
+    pub(crate) code: &'static str,
+    pub(crate) message: String,
+}
+
+impl Session {
+    pub(crate) fn new(node: Arc<Node>, id: ConnectionId, user: Option<UserId>, membership: Membership) -> Self {
+        Self { id, node, membership, user: Mutex::new(user) }
+    }
+
+    /// Whose connection it is; `None` is a guest.
+    pub(crate) fn user(&self) -> Option<UserId> {
+        self.user.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A guest becomes a user, and hears as a guest no longer.
+    pub(crate) fn become_user(&self, user: &UserId) {
+        *self.user.lock().unwrap_or_else(PoisonError::into_inner) = Some(user.clone());
+        self.membership.leave(&Channel::Guests);
+    }
+
+    /// Puts a frame into the outbox.
+    pub(crate) fn push(&self, frame: Frame) {
+        self.membership.outbox().push(frame);
+    }
+
+    /// Does what one frame of the client asks for, and answers.
+    pub(crate) async fn perform(&self, incoming: Incoming) {
+        let started = std::time::Instant::now();
+        let Incoming { id, action } = incoming;
+        let metrics = &self.node.metrics;
+        let done = match action {
+            Ok(action) => {
+                metrics.action(action.name());
+                self.act(action, id.as_ref()).await
+            }
+            Err(error) => Err(error.into()),
+        };
+        if let Err(Wrong { code, message }) = done {
+            metrics.action_error(code);
+            let event = Event::Error { code, message, timestamp: now() };
+            self.push(reply_frame(id.as_ref(), event));
+        }
+        metrics.action_took(started.elapsed());
+    }
+
+    async fn act(&self, action: Action, id: Option<&Value>) -> Result<(), Wrong> {
+        let reply = |event| reply_frame(id, event);
+        match action {
+            Action::Ping { data } => self.push(reply(Event::Pong { timestamp: now(), original_data: data })),
+            Action::Subscribe { subscriptions, user_id, presence: false } => {
+                self.subscribe(subscriptions, user_id, &reply).await?;
+            }
+            Action::Unsubscribe { addresses } => self.unsubscribe(&addresses, &reply)?,
+            Action::Confirm { callback_id, answer } => {
+                let by = self.user().map_or(Answerer::Guest, Answerer::User);
+                let event = match self.node.confirm(callback_id, by, self.id.clone(), answer).await {
+                    Ok(_) => Event::ConfirmationAccepted { callback_id },
+                    Err(rejected) => Event::ConfirmationRejected {
+                        callback_id,
+                        reason: rejected.reason,
+                        message: rejected.message,
+                        decision: rejected.decision.map(|decision| *decision),
+                    },
+                };
+                self.push(reply(event));
+            }
+            Action::Cancel { task_id, user_id } => self.cancel(&task_id, user_id, id).await?,
+            Action::Publish { topic, message } => {
+                if !self.node.clients.is_open() {
+                    return Err(Wrong {
+                        code: "forbidden",
+                        message: "publish: clients with a token may not publish; publish through a producer".to_owned(),
+                    });
+                }
+                let published = self.node.publish(Address::Topic(topic), message, None).await?;
+                self.push(reply(Event::Published { position: published.position }));
+            }
+            Action::Ack { message_id } => {
+                let by = self.user().map_or(Answerer::Guest, Answerer::User);
+                if !self.node.ack(message_id, &by, &self.id).await? {
+                    return Err(Wrong::no_receipt());
+                }
+            }
+            Action::Subscribe { presence: true, .. } | Action::Presence { .. } => {
+                return Err(Wrong::not_supported("presence"));
+            }
+            Action::Refresh { .. } => return Err(Wrong::not_supported("refresh")),
+        }
+        Ok(())
+    }
+
+    /// Everybody concerned hears `task_cancelled`; whoever gave the action an id gets it as a reply too.
+    async fn cancel(&self, task: &TaskId, named: Option<UserId>, id: Option<&Value>) -> Result<(), Wrong> {
+        let (user, by) = match (self.user(), named) {
+            (Some(own), Some(named)) if own != named => return Err(Wrong::forbidden("user_id", &own)),
+            (Some(own), _) => (own.clone(), Canceller::User(own)),
+            (None, Some(named)) => (named, Canceller::Guest),
+            (None, None) => {
+                let expected = "the task's user, as a connection without one of its own has to say it";
+                return Err(FieldError::new("user_id", expected, "nothing").into());
+            }
+        };
+        for cancelled in self.node.cancel(Some(&user), task, &by).await? {
+            if id.is_some() {
+                self.push(reply_frame(id, cancelled_event(cancelled, task)));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn reply_frame(id: Option<&Value>, event: Event) -> Frame {
+    Frame::plain(Reply { event, reply_to: id.cloned() }.to_json())
+}
+
+impl Wrong {
+    pub(crate) fn too_many(limit: usize) -> Self {
+        Self {
+            code: "too_many_subscriptions",
+            message: format!("a connection may have at most {limit} subscriptions (WEBSOCKET_TOPICS)"),
+        }
+    }
+
+    pub(crate) fn unavailable(why: &str) -> Self {
+        Self { code: "unavailable", message: format!("{why}: repeat") }
+    }
+
+    pub(crate) fn forbidden(field: &str, own: &UserId) -> Self {
+        Self {
+            code: "forbidden",
+            message: format!("{field}: this connection belongs to {own:?} and may name nobody else"),
+        }
+    }
+
+    pub(crate) fn stays(address: &Address) -> Self {
+        Self {
+            code: "invalid_field",
+            message: format!("topic: {:?} is heard as long as the connection lasts", address.client_form().to_string()),
+        }
+    }
+
+    /// The same for an unknown message and for another user's.
+    fn no_receipt() -> Self {
+        let message = "message_id: there is no such message to acknowledge, or its time is over".to_owned();
+        Self { code: "not_found", message }
+    }
+
+    fn not_supported(what: &str) -> Self {
+        Self { code: "not_supported", message: format!("{what}: this version does not have it") }
+    }
+}
+
+impl From<ActionError> for Wrong {
+    fn from(error: ActionError) -> Self {
+        Self { code: error.code(), message: error.to_string() }
+    }
+}
+
+impl From<FieldError> for Wrong {
+    fn from(error: FieldError) -> Self {
+        ActionError::from(error).into()
+    }
+}
+
+impl From<GatewayError> for Wrong {
+    fn from(error: GatewayError) -> Self {
+        let code = match &error {
+            GatewayError::Invalid(_) => "invalid_field",
+            GatewayError::TooLong(..) => "too_long",
+            GatewayError::Unavailable(_) => "unavailable",
+            GatewayError::Unreadable(_) => "unreadable",
+            GatewayError::Conflict => "conflict",
+            GatewayError::TooManyCallbacks(_) => "too_many_callbacks",
+            GatewayError::NotFound => "not_found",
+        };
+        Self { code, message: error.to_string() }
+    }
+}
+
+impl From<BackplaneError> for Wrong {
+    fn from(error: BackplaneError) -> Self {
+        GatewayError::from(error).into()
+    }
+}

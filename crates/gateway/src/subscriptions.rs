@@ -1,0 +1,204 @@
+//! How a connection comes to hear an address: subscribe, then read, then live. The same way at connect, at `subscribe` and
+//! after a reconnect with positions.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
+
+use countersign_backplane::{BackplaneError, Channel};
+use countersign_protocol::{Address, Event, Position, Subscription, UserId, event::ToldPosition};
+use futures_util::future::join_all;
+
+use crate::{
+    hub::{Frame, Joining, NotJoined},
+    node::Node,
+    session::{Session, Wrong},
+};
+
+/// How long the backplane may take to confirm a subscription.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(2);
+
+/// Where an address is, and what a connection missed of it.
+#[derive(Debug, Default)]
+pub(crate) struct Past {
+    /// The newest message; `None` where no history is kept.
+    position: Option<Position>,
+    /// Messages after `since`.
+    missed: Vec<Frame>,
+    /// Whether they are all; `None` when there was no `since`.
+    recovered: Option<bool>,
+}
+
+impl Node {
+    /// What a connection that was at `since` has missed. Read after the subscription was confirmed, so that nothing
+    /// falls between.
+    async fn past(&self, address: &Address, since: Option<&Position>) -> Result<Past, BackplaneError> {
+        if self.history_of(address).size == 0 {
+            return Ok(Past { recovered: since.map(|_| false), ..Past::default() });
+        }
+        let Some(since) = since else {
+            let positions = self.backplane.positions(std::slice::from_ref(address)).await?;
+            return Ok(Past { position: positions.into_iter().next(), ..Past::default() });
+        };
+        let history = self.backplane.history(address, since, self.config.outbox_frames).await?;
+        let epoch = &history.position.epoch;
+        let missed = if history.complete { history.messages } else { Vec::new() };
+        let frame =
+            |(offset, message)| Frame::of_message(&message, address, Some(Position::new(epoch.clone(), offset)));
+        let missed = missed.into_iter().map(frame).collect();
+        Ok(Past { missed, recovered: Some(history.complete), position: Some(history.position) })
+    }
+}
+
+impl Past {
+    fn told(&self) -> Option<ToldPosition> {
+        Some(ToldPosition { position: self.position.clone()?, recovered: self.recovered })
+    }
+}
+
+impl Session {
+    /// Joins what every connection hears from the start, says `connected`, then what is open, then what was missed.
+    pub(crate) async fn begin(&self, since: &[(Address, Position)], topics: Vec<Subscription>) -> Result<(), Wrong> {
+        let user = self.user();
+        let mut addresses = vec![Address::Broadcast];
+        addresses.extend(user.clone().map(Address::User));
+        let mut joinings = Vec::new();
+        for address in &addresses {
+            joinings.push(self.join(address.into())?);
+        }
+        let guests = if user.is_none() { Some(self.join(Channel::Guests)?) } else { None };
+        confirmed(joinings.iter().chain(&guests)).await?;
+
+        let since_of = |address: &Address| since.iter().find(|(of, _)| of == address).map(|(_, position)| position);
+        let pasts = join_all(addresses.iter().map(|address| self.node.past(address, since_of(address))));
+        let open = async {
+            match &user {
+                Some(user) => self.node.open_callback_frames(user).await,
+                None => Ok((Vec::new(), HashSet::new())),
+            }
+        };
+        let (pasts, open) = futures_util::join!(pasts, open);
+        let (open, known) = open?;
+        let pasts = pasts.into_iter().collect::<Result<Vec<Past>, BackplaneError>>()?;
+
+        let positions: BTreeMap<String, ToldPosition> = addresses
+            .iter()
+            .zip(&pasts)
+            .filter_map(|(address, past)| Some((address.client_form().to_string(), past.told()?)))
+            .collect();
+        self.push(Frame::plain(
+            Event::Connected {
+                connection_id: self.id.clone(),
+                user_id: user,
+                node_id: self.node.config.node_id.clone(),
+                ping_interval: self.node.config.ping_interval.as_secs_f64(),
+                positions,
+            }
+            .to_json(),
+        ));
+        for frame in open {
+            self.push(frame);
+        }
+        for (joining, past) in joinings.into_iter().zip(pasts) {
+            joining.complete(past.missed, past.position.as_ref(), &known);
+        }
+        if let Some(guests) = guests {
+            guests.complete(Vec::new(), None, &known);
+        }
+        self.subscribe(topics, None, &|event| Frame::plain(event.to_json())).await
+    }
+
+    /// `subscribe`: each address is confirmed by its own reply, before anything that follows it.
+    pub(crate) async fn subscribe(
+        &self,
+        subscriptions: Vec<Subscription>,
+        user_id: Option<UserId>,
+        reply: &(dyn Fn(Event) -> Frame + Sync),
+    ) -> Result<(), Wrong> {
+        let mut wanted = subscriptions;
+        if let Some(user) = user_id {
+            wanted.insert(0, Subscription { address: Address::User(user), since: None });
+        }
+        // All or nothing of what may be refused, before anything is changed.
+        for Subscription { address, .. } in &wanted {
+            self.may_hear(address)?;
+        }
+        // Everything is asked for at once, so that a hundred topics cost one round trip.
+        let mut joinings = Vec::new();
+        for Subscription { address, since } in wanted {
+            let channel = Channel::from(&address);
+            if since.is_some() {
+                self.membership.leave(&channel);
+            }
+            let joining = match self.membership.join(channel, self.node.config.topics) {
+                Ok(joining) => Some(joining),
+                Err(NotJoined::Already) => None,
+                Err(NotJoined::TooMany) => return Err(Wrong::too_many(self.node.config.topics)),
+            };
+            joinings.push((address, since, joining));
+        }
+        confirmed(joinings.iter().filter_map(|(_, _, joining)| joining.as_ref())).await?;
+        for (address, since, joining) in joinings {
+            let past = self.node.past(&address, since.as_ref()).await?;
+            let user_id = match &address {
+                Address::User(user) => Some(user.clone()),
+                _ => None,
+            };
+            let mut first = vec![reply(Event::SubscriptionConfirmed {
+                topic: address.client_form().to_string(),
+                user_id: user_id.clone(),
+                position: past.position.clone(),
+                recovered: past.recovered,
+            })];
+            first.extend(past.missed);
+            let mut known = HashSet::new();
+            if let (Some(user), Some(_)) = (&user_id, &joining) {
+                let (open, ids) = self.node.open_callback_frames(user).await?;
+                first.extend(open);
+                known = ids;
+                self.become_user(user);
+            }
+            match joining {
+                Some(joining) => joining.complete(first, past.position.as_ref(), &known),
+                None => first.into_iter().for_each(|frame| self.push(frame)),
+            }
+        }
+        Ok(())
+    }
+
+    /// `unsubscribe`; what is not subscribed is confirmed all the same.
+    pub(crate) fn unsubscribe(
+        &self,
+        addresses: &[Address],
+        reply: &(dyn Fn(Event) -> Frame + Sync),
+    ) -> Result<(), Wrong> {
+        for address in addresses {
+            match address {
+                Address::Topic(_) => self.membership.leave(&address.into()),
+                Address::Broadcast | Address::User(_) => return Err(Wrong::stays(address)),
+            };
+            self.push(reply(Event::Unsubscribed { topic: address.client_form().to_string() }));
+        }
+        Ok(())
+    }
+
+    fn join(&self, channel: Channel) -> Result<Joining, Wrong> {
+        // The first rooms of a connection do not count against its limit.
+        self.membership.join(channel, usize::MAX).map_err(|_| Wrong::too_many(self.node.config.topics))
+    }
+
+    fn may_hear(&self, address: &Address) -> Result<(), Wrong> {
+        match (address, self.user()) {
+            (Address::User(user), Some(own)) if *user != own => Err(Wrong::forbidden("user_id", &own)),
+            _ => Ok(()),
+        }
+    }
+}
+
+async fn confirmed(joinings: impl Iterator<Item = &Joining>) -> Result<(), Wrong> {
+    tokio::time::timeout(CONFIRMED_WITHIN, join_all(joinings.map(Joining::confirmed)))
+        .await
+        .map(drop)
+        .map_err(|_| Wrong::unavailable("the subscription was not confirmed in time"))
+}
