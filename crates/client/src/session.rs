@@ -1,0 +1,316 @@
+//! What one consumer knows, as a pure machine: no socket, no clock. It is told what arrived and returns what changed,
+//! and it hands out the frames to send. It outlives connections: open callbacks converge to the gateway's list, positions
+//! say from where to replay, topics are subscribed again, and answers whose outcome is unknown are given again with the
+//! same `answer_id`. It never tells a question or a message twice.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use countersign_protocol::{Address, CallbackId, Position, TaskId, TopicName, UserId, position};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    error::Error,
+    event::{Event, Message, Resolved, Verdict},
+    heard::{self, Heard},
+};
+
+/// The newest ended callbacks are kept, so that a late copy of one is not told as open again.
+const MOST_ENDED: usize = 200;
+
+/// The id of an action.
+pub(crate) type ActionId = u64;
+
+/// What came of a frame.
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// For the consumer.
+    Event(Event),
+    /// For whoever waits for the reply to this action.
+    Reply(ActionId, Result<Replied, Error>),
+    /// The gateway asks to send this action again a little later; [`Session::frame`] has it.
+    Again(ActionId),
+}
+
+/// A good reply.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Replied {
+    /// To `ping`, `cancel`, `subscribe` and `unsubscribe`.
+    Done,
+    /// To `confirm`.
+    Verdict(Verdict),
+}
+
+/// What an action is about, and so what becomes of it when the connection is cut.
+#[derive(Debug, Clone, PartialEq)]
+enum Verb {
+    Ping,
+    Subscribe(Address),
+    Unsubscribe(Address),
+    Confirm,
+    Cancel(TaskId),
+}
+
+#[derive(Debug)]
+struct Asked {
+    verb: Verb,
+    frame: String,
+}
+
+/// One consumer.
+#[derive(Debug, Default)]
+pub(crate) struct Session {
+    user: Option<UserId>,
+    open: BTreeSet<CallbackId>,
+    ended: VecDeque<CallbackId>,
+    topics: BTreeSet<Address>,
+    positions: BTreeMap<Address, Position>,
+    asked: BTreeMap<ActionId, Asked>,
+    last_id: ActionId,
+}
+
+impl Session {
+    /// A consumer that knows nothing yet.
+    pub(crate) fn new(user: Option<UserId>) -> Self {
+        Self { user, ..Self::default() }
+    }
+
+    /// The `?since=` values of the next connection: where to resume what it hears from the start.
+    pub(crate) fn since(&self) -> Vec<String> {
+        let own = self.user.clone().map(Address::User);
+        let from_start = std::iter::once(Address::Broadcast).chain(own);
+        from_start
+            .filter_map(|address| self.positions.get(&address).map(|position| position::since(&address, position)))
+            .collect()
+    }
+
+    /// What to send on a new connection: topics from where they were, and what may be asked again.
+    pub(crate) fn greeting(&mut self) -> Vec<String> {
+        let mut frames = Vec::new();
+        if !self.topics.is_empty() {
+            let topics: Vec<_> = self.topics.iter().map(|topic| self.resumed(topic)).collect();
+            frames.push(json!({"action": "subscribe", "topics": topics}).to_string());
+        }
+        let again = self.asked.values().filter(|asked| matches!(asked.verb, Verb::Confirm | Verb::Cancel(_)));
+        frames.extend(again.map(|asked| asked.frame.clone()));
+        frames
+    }
+
+    /// The connection is gone: nothing that was asked on it will be replied to.
+    pub(crate) fn disconnected(&mut self) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        self.asked.retain(|&id, asked| match asked.verb {
+            Verb::Confirm | Verb::Cancel(_) | Verb::Subscribe(_) => true,
+            Verb::Unsubscribe(_) => {
+                outputs.push(Output::Reply(id, Ok(Replied::Done)));
+                false
+            }
+            Verb::Ping => {
+                outputs.push(Output::Reply(id, Err(Error::Cut)));
+                false
+            }
+        });
+        outputs
+    }
+
+    /// The frame of an action whose reply is still awaited.
+    pub(crate) fn frame(&self, id: ActionId) -> Option<&str> {
+        self.asked.get(&id).map(|asked| asked.frame.as_str())
+    }
+
+    pub(crate) fn ping(&mut self) -> ActionId {
+        self.ask(Verb::Ping, json!({"action": "ping"}))
+    }
+
+    pub(crate) fn subscribe(&mut self, topic: &TopicName) -> ActionId {
+        let address = Address::Topic(topic.clone());
+        self.topics.insert(address.clone());
+        let action = json!({"action": "subscribe", "topics": [self.resumed(&address)]});
+        self.ask(Verb::Subscribe(address), action)
+    }
+
+    pub(crate) fn unsubscribe(&mut self, topic: &TopicName) -> ActionId {
+        let address = Address::Topic(topic.clone());
+        self.topics.remove(&address);
+        self.positions.remove(&address);
+        self.ask(Verb::Unsubscribe(address), json!({"action": "unsubscribe", "topic": topic}))
+    }
+
+    /// `fields` are those of the answer, among them its `answer_id`, by which a repeat is known.
+    pub(crate) fn confirm(&mut self, callback: CallbackId, mut fields: Map<String, Value>) -> ActionId {
+        fields.insert("action".into(), "confirm".into());
+        fields.insert("callback_id".into(), callback.to_string().into());
+        self.ask(Verb::Confirm, Value::Object(fields))
+    }
+
+    pub(crate) fn cancel(&mut self, task: &TaskId, user: Option<&UserId>) -> ActionId {
+        let mut action = json!({"action": "cancel", "task_id": task});
+        if let Some(user) = user {
+            action["user_id"] = json!(user);
+        }
+        self.ask(Verb::Cancel(task.clone()), action)
+    }
+
+    /// Takes one frame.
+    pub(crate) fn receive(&mut self, text: &str) -> Vec<Output> {
+        let Some((heard, reply_to)) = heard::read(text) else { return Vec::new() };
+        let event = |event| vec![Output::Event(event)];
+        match heard {
+            Heard::Connected(connected, positions) => {
+                self.user.clone_from(&connected.user_id);
+                let mut outputs = event(Event::Connected(connected));
+                outputs.extend(positions.into_iter().filter_map(|(address, position, recovered)| {
+                    self.resume(&address, Some(position), recovered).map(Output::Event)
+                }));
+                outputs
+            }
+            Heard::Callback(callback) => {
+                let id = callback.callback_id;
+                let news = !self.ended.contains(&id) && self.open.insert(id);
+                if news { event(Event::Callback(callback)) } else { Vec::new() }
+            }
+            Heard::OpenCallbacks(ids) => self.converge(ids),
+            Heard::Resolved(id, status, by) => {
+                self.end(id).then(|| resolved(id, Some(status), by)).into_iter().collect()
+            }
+            Heard::TaskCancelled(cancelled) => {
+                let waiting: Vec<_> = self
+                    .asked
+                    .iter()
+                    .filter(|(_, asked)| asked.verb == Verb::Cancel(cancelled.task_id.clone()))
+                    .map(|(id, _)| *id)
+                    .collect();
+                let mut outputs: Vec<_> = waiting.into_iter().map(|id| self.done(id)).collect();
+                // The reply and the news of it are two frames; the consumer is told once, by the news.
+                if reply_to.is_none() {
+                    outputs.push(Output::Event(Event::TaskCancelled(cancelled)));
+                }
+                outputs
+            }
+            Heard::Heartbeat(heartbeat) => event(Event::Heartbeat(heartbeat)),
+            Heard::Pong => reply_to.map(|id| self.done(id)).into_iter().collect(),
+            Heard::Subscribed { address, position, recovered } => {
+                let mut outputs = self.settle(&Verb::Subscribe(address.clone()));
+                if self.topics.contains(&address) {
+                    outputs.extend(self.resume(&address, position, recovered).map(Output::Event));
+                }
+                outputs
+            }
+            Heard::Unsubscribed(address) => self.settle(&Verb::Unsubscribe(address)),
+            Heard::Accepted => self.verdict(reply_to, Verdict::Accepted),
+            Heard::Rejected { reason, message, decision } => match (reason.as_str(), reply_to) {
+                ("unavailable", Some(id)) if self.asked.contains_key(&id) => vec![Output::Again(id)],
+                ("already_resolved", _) => self.verdict(reply_to, Verdict::AlreadyResolved(decision)),
+                ("not_found", _) => self.verdict(reply_to, Verdict::NotFound),
+                _ => self.verdict(reply_to, Verdict::Invalid(message.unwrap_or(reason))),
+            },
+            Heard::Gap(address, position) => {
+                self.adopt(&address, position.clone());
+                event(Event::Gap { address, position })
+            }
+            Heard::Error { code, message } => match reply_to.filter(|id| self.asked.contains_key(id)) {
+                Some(id) => vec![self.failed(id, code, message)],
+                None => event(Event::Error { code, message }),
+            },
+            Heard::Message(message) => {
+                if self.is_new(&message) {
+                    event(Event::Message(message))
+                } else {
+                    Vec::new()
+                }
+            }
+            Heard::Other(map) => event(Event::Other(map)),
+        }
+    }
+
+    fn ask(&mut self, verb: Verb, mut action: Value) -> ActionId {
+        self.last_id += 1;
+        action["id"] = json!(self.last_id);
+        self.asked.insert(self.last_id, Asked { verb, frame: action.to_string() });
+        self.last_id
+    }
+
+    fn done(&mut self, id: ActionId) -> Output {
+        self.asked.remove(&id);
+        Output::Reply(id, Ok(Replied::Done))
+    }
+
+    /// Replies to every action of this verb: a subscription may be confirmed on a later connection than it was asked on.
+    fn settle(&mut self, verb: &Verb) -> Vec<Output> {
+        let ids: Vec<_> = self.asked.iter().filter(|(_, asked)| asked.verb == *verb).map(|(id, _)| *id).collect();
+        ids.into_iter().map(|id| self.done(id)).collect()
+    }
+
+    fn verdict(&mut self, reply_to: Option<ActionId>, verdict: Verdict) -> Vec<Output> {
+        let id = reply_to.filter(|id| self.asked.remove(id).is_some());
+        id.map(|id| Output::Reply(id, Ok(Replied::Verdict(verdict)))).into_iter().collect()
+    }
+
+    fn failed(&mut self, id: ActionId, code: String, message: String) -> Output {
+        if let Some(Asked { verb: Verb::Subscribe(topic), .. }) = self.asked.remove(&id) {
+            self.topics.remove(&topic);
+        }
+        let problem = crate::Problem { code, detail: Some(message), ..crate::Problem::default() };
+        Output::Reply(id, Err(Error::Refused(Box::new(problem))))
+    }
+
+    fn converge(&mut self, ids: Vec<CallbackId>) -> Vec<Output> {
+        let gone: Vec<_> = self.open.iter().filter(|id| !ids.contains(id)).copied().collect();
+        let mut outputs: Vec<_> =
+            gone.into_iter().filter(|&id| self.end(id)).map(|id| resolved(id, None, None)).collect();
+        outputs.push(Output::Event(Event::OpenCallbacks(ids)));
+        outputs
+    }
+
+    /// Whether it was told as open and has now ended.
+    fn end(&mut self, id: CallbackId) -> bool {
+        if !self.ended.contains(&id) {
+            self.ended.push_back(id);
+            if self.ended.len() > MOST_ENDED {
+                self.ended.pop_front();
+            }
+        }
+        self.open.remove(&id)
+    }
+
+    fn resumed(&self, topic: &Address) -> Value {
+        match self.positions.get(topic) {
+            Some(position) => json!({"topic": topic.client_form(), "since": position}),
+            None => json!(topic.client_form()),
+        }
+    }
+
+    /// After `since`: recovered means that the replay which follows moves the position; else what we had means nothing.
+    fn resume(&mut self, address: &Address, position: Option<Position>, recovered: Option<bool>) -> Option<Event> {
+        if recovered == Some(true) {
+            return None;
+        }
+        let had = self.positions.contains_key(address);
+        self.adopt(address, position.clone());
+        (recovered == Some(false) && had).then(|| Event::Gap { address: address.clone(), position })
+    }
+
+    fn adopt(&mut self, address: &Address, position: Option<Position>) {
+        match position {
+            Some(position) => self.positions.insert(address.clone(), position),
+            None => self.positions.remove(address),
+        };
+    }
+
+    fn is_new(&mut self, message: &Message) -> bool {
+        let (Some(address), Some(position)) = (&message.address, &message.position) else { return true };
+        let known = self.positions.get(address);
+        if known.is_some_and(|known| known.epoch == position.epoch && position.offset <= known.offset) {
+            return false;
+        }
+        self.positions.insert(address.clone(), position.clone());
+        true
+    }
+}
+
+fn resolved(callback_id: CallbackId, status: Option<countersign_protocol::Status>, by: Option<String>) -> Output {
+    Output::Event(Event::CallbackResolved(Resolved { callback_id, status, by }))
+}
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

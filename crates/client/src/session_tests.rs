@@ -1,0 +1,180 @@
+//! A session is told frames and asked what changed; no socket is needed to show that it converges.
+
+use super::*;
+use countersign_protocol::{Status, ids::Partition};
+
+const CONNECTED: &str = r#"{"type":"connected","connection_id":"c1","user_id":"alice","node_id":"n1","ping_interval":30.0,"positions":{"broadcast":{"epoch":"b","offset":5},"user:alice":{"epoch":"","offset":0}}}"#;
+
+fn id(number: u128) -> CallbackId {
+    CallbackId::new(Partition::from_number(7).unwrap(), number)
+}
+
+fn question(number: u128) -> String {
+    json!({"type": "task_step_result", "callback_id": id(number), "user_id": "alice", "task_id": "t", "step": 1, "message": "m",
+        "status": "completed", "deadline": 2.0, "timestamp": 1.0, "options": null})
+    .to_string()
+}
+
+fn list(numbers: &[u128]) -> String {
+    let ids: Vec<_> = numbers.iter().map(|&number| id(number)).collect();
+    json!({"type": "open_callbacks", "callback_ids": ids}).to_string()
+}
+
+fn message(address: &str, epoch: &str, offset: u64) -> String {
+    json!({"n": offset, "_meta": {"topic": address, "position": {"epoch": epoch, "offset": offset}}}).to_string()
+}
+
+fn connected() -> Session {
+    let mut session = Session::new(None);
+    session.receive(CONNECTED);
+    session
+}
+
+fn events(outputs: Vec<Output>) -> Vec<Event> {
+    outputs
+        .into_iter()
+        .map(|output| match output {
+            Output::Event(event) => event,
+            other => panic!("not an event: {other:?}"),
+        })
+        .collect()
+}
+
+fn reply(outputs: Vec<Output>) -> (ActionId, Replied) {
+    match <[Output; 1]>::try_from(outputs) {
+        Ok([Output::Reply(id, Ok(replied))]) => (id, replied),
+        other => panic!("not one good reply: {other:?}"),
+    }
+}
+
+fn value(frame: &str) -> Value {
+    serde_json::from_str(frame).unwrap()
+}
+
+#[test]
+fn a_question_is_told_once_however_often_it_arrives() {
+    let mut session = connected();
+    assert!(matches!(&events(session.receive(&question(1)))[..], [Event::Callback(told)] if told.callback_id == id(1)));
+    assert!(events(session.receive(&question(1))).is_empty());
+    let ended = json!({"type": "callback_resolved", "callback_id": id(1), "status": "confirmed", "by": "bob"});
+    let resolved = Resolved { callback_id: id(1), status: Some(Status::Confirmed), by: Some("bob".into()) };
+    assert_eq!(events(session.receive(&ended.to_string())), [Event::CallbackResolved(resolved)]);
+    assert!(events(session.receive(&question(1))).is_empty(), "a late copy of an ended question");
+    assert!(events(session.receive(&ended.to_string())).is_empty());
+}
+
+#[test]
+fn what_the_list_does_not_name_has_ended() {
+    let mut session = connected();
+    session.receive(&question(1));
+    session.receive(&question(2));
+    session.disconnected();
+    session.receive(CONNECTED);
+    assert!(events(session.receive(&question(2))).is_empty());
+    let resolved = Resolved { callback_id: id(1), status: None, by: None };
+    assert_eq!(
+        events(session.receive(&list(&[2]))),
+        [Event::CallbackResolved(resolved), Event::OpenCallbacks(vec![id(2)])]
+    );
+}
+
+#[test]
+fn a_replay_that_overlaps_tells_no_message_twice_and_moves_the_position() {
+    let mut session = connected();
+    for offset in [6, 7] {
+        assert_eq!(events(session.receive(&message("broadcast", "b", offset))).len(), 1);
+    }
+    assert!(events(session.receive(&message("broadcast", "b", 6))).is_empty());
+    assert_eq!(session.since(), ["broadcast@b:7", "user:alice@:0"]);
+    assert_eq!(events(session.receive(&message("broadcast", "new", 1))).len(), 1, "a new epoch counts anew");
+    assert_eq!(session.since()[0], "broadcast@new:1");
+}
+
+#[test]
+fn a_position_that_could_not_be_resumed_is_a_gap_and_a_recovered_one_waits_for_its_replay() {
+    let mut session = connected();
+    session.receive(&message("broadcast", "b", 9));
+    let again = CONNECTED.replace(r#""offset":5}"#, r#""offset":12,"recovered":true}"#);
+    assert_eq!(events(session.receive(&again)).len(), 1);
+    assert_eq!(session.since()[0], "broadcast@b:9", "the replay from 10 has not come yet");
+    let lost = CONNECTED.replace(r#""offset":5}"#, r#""offset":50,"recovered":false}"#);
+    let position = Some(Position::new("b", 50));
+    assert_eq!(events(session.receive(&lost))[1], Event::Gap { address: Address::Broadcast, position });
+    assert_eq!(session.since()[0], "broadcast@b:50");
+}
+
+#[test]
+fn topics_are_subscribed_again_from_where_they_were() {
+    let mut session = connected();
+    let topic = TopicName::parse("room:7").unwrap();
+    let asked = session.subscribe(&topic);
+    assert_eq!(value(session.frame(asked).unwrap())["topics"], json!(["room:7"]));
+    session.disconnected();
+    let greeting = session.greeting();
+    assert_eq!(greeting.len(), 1);
+    let confirmed =
+        json!({"type": "subscription_confirmed", "topic": "room:7", "position": {"epoch": "r", "offset": 3}});
+    assert_eq!(reply(session.receive(&confirmed.to_string())), (asked, Replied::Done));
+    session.receive(&message("room:7", "r", 4));
+    session.disconnected();
+    let greeting = value(&session.greeting()[0]);
+    assert_eq!(greeting["topics"], json!([{"topic": "room:7", "since": {"epoch": "r", "offset": 4}}]));
+
+    session.unsubscribe(&topic);
+    assert_eq!(reply(session.disconnected()).1, Replied::Done);
+    assert!(session.greeting().is_empty());
+}
+
+#[test]
+fn an_answer_whose_outcome_is_unknown_is_given_again_with_the_same_answer_id() {
+    let mut session = connected();
+    let fields = json!({"proceed": true, "answer_id": "a1"}).as_object().unwrap().clone();
+    let asked = session.confirm(id(1), fields);
+    assert!(session.disconnected().is_empty());
+    let greeting = session.greeting();
+    assert_eq!(value(&greeting[0])["answer_id"], "a1");
+    let unavailable =
+        json!({"type": "confirmation_rejected", "callback_id": id(1), "reason": "unavailable", "reply_to": asked});
+    assert!(matches!(session.receive(&unavailable.to_string())[..], [Output::Again(again)] if again == asked));
+    let accepted = json!({"type": "confirmation_accepted", "callback_id": id(1), "reply_to": asked}).to_string();
+    assert_eq!(reply(session.receive(&accepted)), (asked, Replied::Verdict(Verdict::Accepted)));
+    assert!(session.receive(&accepted).is_empty() && session.greeting().is_empty());
+}
+
+#[test]
+fn the_loser_of_a_race_is_told_who_won() {
+    let mut session = connected();
+    let asked = session.confirm(id(1), Map::new());
+    let decision = json!({"callback_id": id(1), "status": "declined", "proceed": false, "feedback": null, "choice": null,
+        "data": null, "resolution": "user", "by": "bob", "at": 1.0});
+    let rejected = json!({"type": "confirmation_rejected", "callback_id": id(1), "reason": "already_resolved",
+        "decision": decision, "reply_to": asked});
+    let (_, replied) = reply(session.receive(&rejected.to_string()));
+    assert!(
+        matches!(&replied, Replied::Verdict(Verdict::AlreadyResolved(Some(won))) if won.by.as_deref() == Some("bob")),
+        "{replied:?}"
+    );
+}
+
+#[test]
+fn an_error_goes_to_the_action_that_caused_it() {
+    let mut session = connected();
+    let asked = session.subscribe(&TopicName::parse("secret").unwrap());
+    let forbidden = json!({"type": "error", "code": "forbidden", "message": "no", "timestamp": 1.0, "reply_to": asked});
+    assert!(matches!(
+        &session.receive(&forbidden.to_string())[..],
+        [Output::Reply(_, Err(Error::Refused(problem)))] if problem.code == "forbidden"
+    ));
+    assert!(session.greeting().is_empty(), "a topic that is forbidden is not asked for again");
+    assert!(matches!(&events(session.receive(&forbidden.to_string()))[..], [Event::Error { .. }]));
+}
+
+#[test]
+fn a_ping_dies_with_its_connection() {
+    let mut session = connected();
+    let asked = session.ping();
+    assert!(matches!(session.disconnected()[..], [Output::Reply(id, Err(Error::Cut))] if id == asked));
+    let asked = session.ping();
+    let pong = json!({"type": "pong", "timestamp": 1.0, "original_data": {}, "reply_to": asked}).to_string();
+    assert_eq!(reply(session.receive(&pong)), (asked, Replied::Done));
+}
