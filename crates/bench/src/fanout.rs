@@ -1,0 +1,32 @@
+//! `bench fanout`: one message to every connection, again and again.
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::{
+    args::{Crowd, Flow, Server},
+    progress::Progress,
+    publish::{Run, Spread},
+    report::Report,
+};
+
+/// 50 messages a second are PERF's first workload: at a thousand connections 50,000 deliveries a second.
+const RATE: f64 = 50.0;
+/// 64 messages of 166 bytes to 1,000 connections are 10 MB on the way: enough to batch, little enough for the kernel.
+const WINDOW: u64 = 64;
+
+#[derive(Debug, Args)]
+pub(crate) struct Fanout {
+    #[command(flatten)]
+    pub(crate) crowd: Crowd,
+    #[command(flatten)]
+    pub(crate) flow: Flow,
+    /// Subscribe all connections to this topic and publish there, instead of to everybody.
+    #[arg(long)]
+    pub(crate) topic: Option<String>,
+}
+
+pub(crate) fn run(server: &Server, Fanout { crowd, flow, topic }: &Fanout, progress: Progress) -> Result<Report> {
+    let spread = topic.clone().map_or(Spread::Broadcast, Spread::Topic);
+    Run { command: "fanout", server, crowd, flow, spread, pace: flow.pace(RATE, WINDOW) }.run(progress)
+}

@@ -1,0 +1,80 @@
+//! The numbered messages: `{"n":1…,"t":1…,"pad":"…"}`. Number and time have a fixed width (a leading 1 keeps zeros
+//! legal in JSON), so a reader finds both at fixed places without parsing, and a writer overwrites them in place.
+
+/// Where the digits of the number begin, behind `{"n":`.
+const NUMBER_AT: usize = 5;
+/// A 1 and ten digits: ten thousand million messages.
+const NUMBER_WIDTH: usize = 11;
+/// Behind the number and `,"t":`.
+const TIME_AT: usize = NUMBER_AT + NUMBER_WIDTH + 5;
+/// A 1 and fifteen digits: eleven days in nanoseconds.
+const TIME_WIDTH: usize = 16;
+const END: usize = TIME_AT + TIME_WIDTH;
+
+/// The shortest message, in bytes.
+pub(crate) const SHORTEST: usize = END + r#","pad":""}"#.len();
+
+/// Writes numbered messages of one length.
+#[derive(Debug, Clone)]
+pub(crate) struct Template(Vec<u8>);
+
+impl Template {
+    /// Messages of `bytes` bytes, or of [`SHORTEST`].
+    pub(crate) fn new(bytes: usize) -> Self {
+        let pad = "x".repeat(bytes.saturating_sub(SHORTEST));
+        let zeros = |width: usize| format!("1{}", "0".repeat(width - 1));
+        Self(format!(r#"{{"n":{},"t":{},"pad":"{pad}"}}"#, zeros(NUMBER_WIDTH), zeros(TIME_WIDTH)).into_bytes())
+    }
+
+    /// The message with this number, meant to be sent at `nanos` after the beginning of the run.
+    pub(crate) fn write(&mut self, number: u64, nanos: u64) -> &[u8] {
+        put(&mut self.0, NUMBER_AT + 1, NUMBER_WIDTH - 1, number);
+        put(&mut self.0, TIME_AT + 1, TIME_WIDTH - 1, nanos);
+        &self.0
+    }
+}
+
+/// Number and time of a message; `None` when it is none of ours.
+pub(crate) fn read(message: &[u8]) -> Option<(u64, u64)> {
+    if !message.starts_with(br#"{"n":1"#) || message.get(NUMBER_AT + NUMBER_WIDTH..TIME_AT)? != br#","t":"# {
+        return None;
+    }
+    let digits = |from: usize, to: usize| {
+        message.get(from..to)?.iter().try_fold(0u64, |sum, digit| match digit {
+            b'0'..=b'9' => Some(sum * 10 + u64::from(digit - b'0')),
+            _ => None,
+        })
+    };
+    Some((digits(NUMBER_AT + 1, NUMBER_AT + NUMBER_WIDTH)?, digits(TIME_AT + 1, END)?))
+}
+
+fn put(text: &mut [u8], at: usize, width: usize, mut value: u64) {
+    for digit in text.iter_mut().skip(at).take(width).rev() {
+        *digit = b'0' + u8::try_from(value % 10).expect("one digit");
+        value /= 10;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_reads_back_and_is_json_of_the_wanted_length() {
+        for (bytes, number, nanos) in [(0, 0, 0), (150, 7, 123_456_789), (166, 9_999_999_999, 999_999_999_999_999)] {
+            let mut template = Template::new(bytes);
+            let message = template.write(number, nanos);
+            assert_eq!(message.len(), bytes.max(SHORTEST));
+            assert!(serde_json::from_slice::<serde_json::Value>(message).unwrap().is_object());
+            assert_eq!(read(message), Some((number, nanos)));
+        }
+    }
+
+    #[test]
+    fn other_messages_are_none_of_ours() {
+        for other in [r#"{"type":"connected"}"#, r#"{"n":1}"#, "", r#"{"n":1x000000000,"t":1000000000000000,"pad":""}"#]
+        {
+            assert_eq!(read(other.as_bytes()), None, "{other}");
+        }
+    }
+}

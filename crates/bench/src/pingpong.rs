@@ -1,0 +1,124 @@
+//! `bench pingpong`: the `ping` action and its `pong` on every connection. Closed loop: the next when the last has
+//! returned; open loop: at the times of a rate that is spread over the connections.
+
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::{
+    args::{Crowd, Server},
+    audience::{Audience, Listener, Seating},
+    clock::{Clock, nanos},
+    frames,
+    meter::Meter,
+    observer::Observer,
+    progress::Progress,
+    report::{Latency, Report},
+};
+
+/// Timers here have a millisecond's resolution, which is not the server's fault: a ping that goes out this late still
+/// counts from when it went out.
+const TIMER_NANOS: u64 = 2_000_000;
+
+#[derive(Debug, Args)]
+pub(crate) struct PingPong {
+    #[command(flatten)]
+    pub(crate) crowd: Crowd,
+    /// Pings a second over all connections (open loop); without it each connection sends the next when the last has
+    /// returned.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rate: Option<u32>,
+}
+
+struct Player {
+    /// Between two pings of this connection; `None`: as fast as they return.
+    every: Option<u64>,
+    /// When the next is due.
+    due: u64,
+    /// When the one on the way was meant to be sent.
+    on_the_way: Option<u64>,
+    sent: u64,
+}
+
+impl Player {
+    fn ping(&mut self, intended: u64, out: &mut Vec<u8>) {
+        self.on_the_way = Some(intended);
+        self.sent += 1;
+        frames::write(frames::TEXT, br#"{"action":"ping"}"#, out);
+    }
+
+    /// The next one: at once, or when it is due. One that is overdue counts from when it was due.
+    fn go_on(&mut self, now: u64, out: &mut Vec<u8>) {
+        match self.every {
+            None => self.ping(now, out),
+            Some(every) if self.due <= now => {
+                let late = now - self.due;
+                self.ping(if late <= TIMER_NANOS { now } else { self.due }, out);
+                self.due += every;
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+impl Listener for Player {
+    type Summary = u64;
+
+    fn opened(&mut self, now: u64, out: &mut Vec<u8>) {
+        self.due += now;
+        self.go_on(now, out);
+    }
+
+    fn hear(&mut self, text: &[u8], now: u64, meter: &mut Meter, out: &mut Vec<u8>) {
+        if text.starts_with(br#"{"type":"pong""#)
+            && let Some(intended) = self.on_the_way.take()
+        {
+            meter.arrived(intended, now);
+            self.go_on(now, out);
+        }
+    }
+
+    fn wakes_at(&self) -> Option<u64> {
+        (self.every.is_some() && self.on_the_way.is_none()).then_some(self.due)
+    }
+
+    fn wake(&mut self, now: u64, out: &mut Vec<u8>) {
+        self.go_on(now, out);
+    }
+
+    fn summary(self, _closed: bool) -> u64 {
+        self.sent
+    }
+}
+
+pub(crate) fn run(server: &Server, PingPong { crowd, rate }: &PingPong, progress: Progress) -> Result<Report> {
+    let (clock, connections) = (Clock::start(), crowd.connections);
+    let mut observer = Observer::new(server.processes())?;
+    let seating = Seating { endpoints: server.endpoints()?, connections, clock };
+    let every = rate.map(|rate| nanos(Duration::from_secs(connections) / rate));
+    let audience = Audience::open(seating, move |index| {
+        // The beginnings are spread over the first interval.
+        let due = every.map_or(0, |every| every / connections * index);
+        Player { every, due, on_the_way: None, sent: 0 }
+    })?;
+    progress.say(format_args!("opening {connections} connections"));
+    let audience = audience.wait_until_ready()?;
+    observer.connected()?;
+
+    let measured = crowd.window(clock.now());
+    audience.live.measure(measured.start, measured.end);
+    let returned = || audience.live.delivered.load(Relaxed);
+    progress.watch(&audience.live, clock, measured.start, || false);
+    observer.begin(returned())?;
+    progress.watch(&audience.live, clock, measured.end, || false);
+    observer.end(returned())?;
+    let gathered = audience.close()?;
+
+    let load = rate.map_or_else(|| "as fast as they return".to_owned(), |rate| format!("{rate} pings/s"));
+    let mut report = Report::new("pingpong", load, connections, crowd.seconds);
+    report.latency_ms = Some(Latency::of(&gathered.measured));
+    report.ends = gathered.ends;
+    observer.tell(&mut report, "round trips", gathered.summaries.iter().sum(), 0);
+    Ok(report)
+}
