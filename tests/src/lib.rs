@@ -1,0 +1,77 @@
+//! The harness of the cluster tests, as a library: real servers, started by a test and gone with it.
+//!
+//! Nothing here is simulated. [`RedisServer`] is a real `redis-server`, [`Nginx`] runs the nginx
+//! configuration that the project ships, [`Node`] is the `countersign` binary as a process, and a
+//! [`Cluster`] is all of them together. [`Device`] is a person's browser reduced to a WebSocket that
+//! shows every frame and [`Api`] is a producer's HTTP client.
+//! [`TcpProxy`] stands between any two of them when a test wants the network to misbehave.
+//!
+//! | file | noun |
+//! |---|---|
+//! | `deadline.rs` | [`eventually`]: the only place that polls |
+//! | `port.rs` | free loopback ports for servers that cannot be asked for port 0 |
+//! | `process.rs` | a child process with its log, ended when dropped |
+//! | `redis_server.rs`, `nginx.rs`, `node.rs`, `cluster.rs` | the servers |
+//! | `device.rs`, `api.rs`, `token.rs` | the clients |
+//! | `browser.rs` | headless chromium, for the pages that a node serves |
+//! | `proxy.rs` | a TCP connection that can be cut and stalled |
+//! | `history.rs`, `audit.rs` | what people and callers saw, and whether it keeps the promises |
+//! | `person.rs`, `caller.rs`, `scene.rs` | people who answer and come back, callers who insist, all of them together |
+//! | `seat.rs` | a device moved by hand whose every message is written down |
+//! | `storm.rs` | one fault in the middle of everything |
+//! | `fault.rs` | time that passes on purpose |
+//!
+//! A scenario never sleeps. It waits for a condition with a deadline, and when the deadline passes the
+//! panic says what was awaited and what was seen instead; the logs of all nodes follow on stderr.
+//!
+//! The `countersign` binary is taken from the target directory in which the test itself was built, so it
+//! has to be there: `cargo build --workspace` first, or simply `./test`.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::panic, reason = "a harness has one way to say that the world is not as the test needs it")]
+#![allow(clippy::large_futures, reason = "a test has a handful of futures, not one for each connection")]
+
+mod api;
+pub mod audit;
+pub mod browser;
+mod caller;
+mod cluster;
+mod deadline;
+mod device;
+mod fault;
+pub mod history;
+mod nginx;
+mod node;
+mod person;
+mod port;
+mod process;
+mod proxy;
+mod redis_server;
+mod scene;
+mod seat;
+mod storm;
+mod token;
+
+pub use api::{Api, Reply, callback_id};
+pub use caller::{Ask, Caller};
+pub use cluster::{Cluster, ClusterBuilder};
+pub use deadline::{PATIENCE, eventually};
+pub use device::{Closed, Device, Refusal};
+pub use fault::{Lag, aimed_at, fault_lasts};
+pub use nginx::Nginx;
+pub use node::{Exit, Node, NodeBuilder, countersign_binary};
+pub use person::Person;
+pub use process::{Process, Signal};
+pub use proxy::TcpProxy;
+pub use redis_server::RedisServer;
+pub use scene::Scene;
+pub use seat::Seat;
+pub use storm::Storm;
+pub use token::token;
+
+use std::path::{Path, PathBuf};
+
+/// The root of the repository: where `nginx/`, `deploy/` and `docker-compose.yml` are.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests crate lies in the workspace").to_path_buf()
+}

@@ -1,0 +1,153 @@
+//! The shipped deployment says what the node understands, and ships no secret.
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use harness::{Nginx, Node, repository};
+use saphyr::{LoadableYamlNode, Yaml};
+
+fn shipped(path: &str) -> String {
+    fs::read_to_string(repository().join(path)).unwrap_or_else(|error| unreadable(path, &error.to_string()))
+}
+
+fn yaml(text: &str) -> Yaml<'_> {
+    let documents = Yaml::load_from_str(text).unwrap_or_else(|error| unreadable("YAML", &error.to_string()));
+    documents.into_iter().next().expect("a document")
+}
+
+#[expect(clippy::panic, reason = "a test's own failure")]
+fn unreadable<T>(what: &str, why: &str) -> T {
+    panic!("{what}: {why}")
+}
+
+fn keys<'a>(mapping: &'a Yaml<'_>) -> Vec<&'a str> {
+    mapping.as_mapping().expect("a mapping").keys().filter_map(Yaml::as_str).collect()
+}
+
+/// The names in `${NAME:?…}`, `${NAME:-…}` and `${NAME}`.
+fn references(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.split("${").skip(1).filter_map(|rest| {
+        let (inside, _) = rest.split_once('}')?;
+        let end = inside.find(':').unwrap_or(inside.len());
+        inside.split_at_checked(end)
+    })
+}
+
+const NODES: [&str; 3] = ["node1", "node2", "node3"];
+
+#[test]
+fn three_nodes_redis_nginx_and_prometheus_are_composed() {
+    let text = shipped("docker-compose.yml");
+    let compose = yaml(&text);
+    let services = keys(&compose["services"]);
+    for service in NODES.into_iter().chain(["redis", "nginx", "prometheus"]) {
+        assert!(services.contains(&service), "{service} in {services:?}");
+    }
+    let nginx = shipped("nginx/countersign.conf");
+    for node in NODES {
+        assert!(nginx.contains(&format!("server {node}:8765 ")), "{node}");
+        assert!(shipped("deploy/prometheus.yml").contains(&format!("\"{node}:8765\"")), "{node}");
+    }
+}
+
+#[test]
+fn files_that_are_mounted_exist() {
+    let text = shipped("docker-compose.yml");
+    let mounted: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- ./"))
+        .filter_map(|volume| volume.split(':').next())
+        .collect();
+    assert!(mounted.len() >= 4, "{mounted:?}");
+    for path in mounted {
+        assert!(repository().join(path).is_file(), "{path}");
+    }
+    assert!(repository().join("deploy/Dockerfile").is_file());
+}
+
+#[test]
+fn no_secret_has_a_default_and_all_are_in_the_example() {
+    let compose = shipped("docker-compose.yml");
+    let example = shipped(".env.example");
+    let mut required = BTreeSet::new();
+    for (name, rest) in references(&compose) {
+        assert!(example.lines().any(|line| line.starts_with(&format!("{name}="))), "{name} is not in .env.example");
+        if rest.starts_with(":?") {
+            required.insert(name);
+        } else {
+            assert!(["WEBSOCKET_ALLOWED_ORIGINS", "RUST_LOG"].contains(&name), "{name} is not required");
+        }
+    }
+    assert_eq!(required, BTreeSet::from(["AUTH_API_KEYS", "AUTH_JWT_SECRET", "METRICS_KEY", "REDIS_PASSWORD"]));
+    for name in required {
+        let empty = format!("{name}=");
+        assert!(example.lines().any(|line| line == empty), "{name} must be empty in .env.example");
+    }
+}
+
+#[tokio::test]
+async fn the_node_knows_every_variable_that_it_is_given() {
+    let help = Node::builder().run(&["--help"]).await.log;
+    let text = shipped("docker-compose.yml");
+    let compose = yaml(&text);
+    let names = keys(&compose["x-node-environment"]);
+    assert!(names.len() >= 8, "{names:?}");
+    for name in names.into_iter().chain(["NODE_ID"]) {
+        assert!(help.contains(&format!("\n  {name}")), "{name} is not in --help");
+    }
+    for line in shipped("deploy/Dockerfile").lines() {
+        let line = line.trim().trim_start_matches("ENV ");
+        if let Some((name, _)) = line.split_once('=')
+            && name.chars().all(|c| c.is_ascii_uppercase() || c == '_')
+        {
+            assert!(help.contains(&format!("\n  {name}")), "{name} of the Dockerfile is not in --help");
+        }
+    }
+}
+
+#[test]
+fn a_node_is_given_more_time_to_stop_than_it_takes() {
+    let text = shipped("docker-compose.yml");
+    let compose = yaml(&text);
+    let seconds = |yaml: &Yaml<'_>| -> f64 {
+        let text = yaml.as_str().expect("text");
+        text.trim_end_matches('s').parse().expect("seconds")
+    };
+    let grace = seconds(&compose["x-node"]["stop_grace_period"]);
+    let drain = seconds(&compose["x-node-environment"]["DRAIN_TIMEOUT"]);
+    assert!(grace > drain, "{grace} {drain}");
+}
+
+#[test]
+fn prometheus_can_read_its_configuration() {
+    let text = shipped("deploy/prometheus.yml");
+    let prometheus = yaml(&text);
+    let job = &prometheus["scrape_configs"][0];
+    assert_eq!(job["job_name"].as_str(), Some("countersign"));
+    let targets = job["static_configs"][0]["targets"].as_sequence().expect("a list");
+    assert_eq!(targets.len(), NODES.len());
+}
+
+#[test]
+fn the_shipped_nginx_configuration_is_valid_for_any_number_of_nodes() {
+    for count in [1, 3] {
+        let nodes: Vec<String> = (1..=count).map(|port| format!("127.0.0.1:{port}")).collect();
+        assert_eq!(Nginx::check(&nodes), Ok(()));
+    }
+}
+
+#[test]
+fn nginx_waits_longer_than_a_stream_is_silent_and_a_caller_waits() {
+    let conf = shipped("nginx/countersign.conf");
+    let read_timeouts: Vec<u64> = conf
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("proxy_read_timeout "))
+        .filter_map(|value| value.trim_end_matches("s;").parse().ok())
+        .collect();
+    let [stream, wait] = read_timeouts[..] else { unreadable("two read timeouts", &format!("{read_timeouts:?}")) };
+    assert!(stream > 30, "WEBSOCKET_PING_INTERVAL is 30 s");
+    assert!(wait > 300, "WEBSOCKET_CALLBACK_TIMEOUT is 300 s");
+    assert!(!conf.contains("non_idempotent;"), "a POST that was sent is never sent to a second node");
+}
