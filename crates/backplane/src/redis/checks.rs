@@ -16,14 +16,21 @@ pub(super) async fn run(lanes: Arc<Lanes>) {
         }
     };
     match answer.map(from_redis_value::<InfoDict>) {
-        Ok(Ok(info)) => judge(&info).into_iter().for_each(|warning| tracing::warn!("{warning}")),
+        Ok(Ok(info)) => judge(&info, lanes.is_cluster()).into_iter().for_each(|warning| tracing::warn!("{warning}")),
         Ok(Err(error)) => tracing::debug!(%error, "INFO of Redis is of another form"),
         Err(error) => tracing::debug!(%error, "Redis does not allow INFO; its settings are not checked"),
     }
 }
 
-fn judge(info: &InfoDict) -> Vec<String> {
+fn judge(info: &InfoDict, cluster: bool) -> Vec<String> {
     let mut warnings = Vec::new();
+    if !cluster && info.get::<String>("redis_mode").is_some_and(|mode| mode == "cluster") {
+        warnings.push(
+            "this Redis is one server of a Redis Cluster and refuses what the others have; give REDIS_URL the URLs of several, \
+             separated by commas"
+                .to_owned(),
+        );
+    }
     if let Some(version) = info.get::<String>("redis_version") {
         let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
         if major.is_some_and(|major| major < OLDEST) {
@@ -47,10 +54,12 @@ mod tests {
 
     #[test]
     fn an_old_redis_and_one_that_evicts_are_warned_of() {
-        let judged = |text: &str| judge(&InfoDict::new(text));
+        let judged = |text: &str| judge(&InfoDict::new(text), false);
         assert_eq!(judged("redis_version:7.0.15\r\nmaxmemory_policy:noeviction\r\n"), [""; 0]);
         assert_eq!(judged("").len(), 0);
         assert!(judged("redis_version:6.2.7\r\n")[0].contains("6.2.7 is too old"));
         assert!(judged("redis_version:7.2.4\r\nmaxmemory_policy:allkeys-lru\r\n")[0].contains("allkeys-lru"));
+        assert!(judged("redis_mode:cluster\r\n")[0].contains("REDIS_URL"));
+        assert_eq!(judge(&InfoDict::new("redis_mode:cluster\r\n"), true), [""; 0]);
     }
 }

@@ -28,9 +28,7 @@ impl Cluster for RedisBackplane {
         status.arg(self.keys.node(node));
         index.arg(self.keys.nodes()).arg(node.as_str());
         let steps = [Step::Command(status), Step::Command(index)];
-        for answer in repeat(|| self.lanes.pipeline(&[], &steps)).await?.value {
-            answer?;
-        }
+        repeat(|| self.lanes.all(&steps)).await?;
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use redis::{ErrorKind, RedisError, ServerErrorKind};
 use crate::{BackplaneError, listener::Failure};
 
 /// A command that failed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct CommandError {
     pub(super) kind: Failure,
     /// Whether it is known that nothing was written.
@@ -15,14 +15,25 @@ pub(super) struct CommandError {
     pub(super) transient: bool,
     /// Whether the connection has to be replaced.
     pub(super) broken: bool,
+    /// Which server of a cluster has the key.
+    pub(super) redirection: Option<Redirection>,
     text: String,
+}
+
+/// `MOVED` and `ASK`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Redirection {
+    /// `<host>:<port>`.
+    pub(super) to: String,
+    /// The slot is on its way (`ASK`): the next step on it is for the server that was asked.
+    pub(super) only_this_once: bool,
 }
 
 impl CommandError {
     /// There is no connection: nothing was sent.
     pub(super) fn unconnected(why: &str) -> Self {
         let text = format!("no connection to Redis: {why}");
-        Self { kind: Failure::Connection, unwritten: true, transient: true, broken: false, text }
+        Self { kind: Failure::Connection, unwritten: true, transient: true, broken: false, redirection: None, text }
     }
 
     /// The call's time is over with a try under way; why the tries before it failed says more than that.
@@ -31,12 +42,13 @@ impl CommandError {
             Some(before) => format!("no answer within {within:?}; before that: {before}"),
             None => format!("no answer within {within:?}"),
         };
-        Self { kind: Failure::Timeout, unwritten: false, transient: true, broken: false, text }
+        Self { kind: Failure::Timeout, unwritten: false, transient: true, broken: false, redirection: None, text }
     }
 
     /// A key or a reply is not what this version writes.
     pub(super) fn unreadable(text: impl Into<String>) -> Self {
-        Self { kind: Failure::Other, unwritten: true, transient: false, broken: false, text: text.into() }
+        let text = text.into();
+        Self { kind: Failure::Other, unwritten: true, transient: false, broken: false, redirection: None, text }
     }
 }
 
@@ -66,7 +78,11 @@ impl From<RedisError> for CommandError {
             Failure::Loading | Failure::OutOfMemory | Failure::Misconfigured => false,
             Failure::Other => error.is_unrecoverable_error(),
         };
-        Self { kind, unwritten, transient: kind != Failure::Other, broken, text: error.to_string() }
+        let redirection = error.redirect_node().map(|(to, _)| Redirection {
+            to: to.to_owned(),
+            only_this_once: error.kind() == ErrorKind::Server(ServerErrorKind::Ask),
+        });
+        Self { kind, unwritten, transient: kind != Failure::Other, broken, redirection, text: error.to_string() }
     }
 }
 
@@ -91,7 +107,10 @@ pub(super) fn kind(error: &RedisError) -> Failure {
             ServerErrorKind::BusyLoading
             | ServerErrorKind::MasterDown
             | ServerErrorKind::TryAgain
-            | ServerErrorKind::ClusterDown,
+            | ServerErrorKind::ClusterDown
+            // Another server has the key: nothing was done here, and it passes when the map is read again.
+            | ServerErrorKind::Moved
+            | ServerErrorKind::Ask,
         ) => return Failure::Loading,
         _ => {}
     }

@@ -21,6 +21,7 @@
 //! | `cs:{<address>}:history` | stream | messages of an address |
 //! | `cs:{<address>}:meta` | hash | epoch and newest offset of an address |
 //! | `cs:{<address>}:idem:<key>` | string | what a key published: `<digest>\|<position>` |
+//! | `cs:{cs:inbox}:dead`, `cs:{cs:inbox}:lease` | | these two in a Redis Cluster, where they share the inbox's slot |
 //! | `cs:{nodes}` | sorted set | node ids by the end of their announcement |
 //! | `cs:{nodes}:<node>` | string | a node's status |
 
@@ -36,11 +37,18 @@ use crate::Channel;
 #[derive(Debug, Clone)]
 pub(super) struct Keys {
     prefix: String,
+    /// Keys of one script share a slot.
+    cluster: bool,
 }
 
 impl Keys {
     pub(super) fn new(prefix: &str) -> Self {
-        Self { prefix: prefix.to_owned() }
+        Self { prefix: prefix.to_owned(), cluster: false }
+    }
+
+    /// In a Redis Cluster.
+    pub(super) fn of_cluster(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned(), cluster: true }
     }
 
     /// The first part of every name.
@@ -109,12 +117,18 @@ impl Keys {
 
     /// The dead letters of the inbox.
     pub(super) fn inbox_dead(&self) -> String {
-        format!("{}:inbox:dead", self.prefix)
+        self.beside_the_inbox("dead")
     }
 
     /// Which node reads the inbox.
     pub(super) fn inbox_lease(&self) -> String {
-        format!("{}:inbox:lease", self.prefix)
+        self.beside_the_inbox("lease")
+    }
+
+    /// Producers write `cs:inbox` themselves, so its slot is that of its whole name.
+    fn beside_the_inbox(&self, name: &str) -> String {
+        let prefix = &self.prefix;
+        if self.cluster { format!("{prefix}:{{{prefix}:inbox}}:{name}") } else { format!("{prefix}:inbox:{name}") }
     }
 
     pub(super) fn heartbeats(&self, partition: Partition) -> String {
@@ -153,9 +167,14 @@ impl Keys {
         format!("{}:{{nodes}}:{}", self.prefix, escape(node.as_str()))
     }
 
-    /// Written before a `WAIT`, so that the wait covers what other connections wrote before.
-    pub(super) fn durability_mark(&self) -> String {
-        format!("{}:mark", self.prefix)
+    /// One is written before a `WAIT`, so that the wait covers what other connections wrote before: one at every master that
+    /// has partitions.
+    pub(super) fn durability_marks(&self) -> Vec<String> {
+        if self.cluster {
+            Partition::all().map(|partition| format!("{}:mark", self.tag(partition))).collect()
+        } else {
+            vec![format!("{}:mark", self.prefix)]
+        }
     }
 }
 
@@ -248,6 +267,16 @@ mod tests {
                 assert_eq!(tag(&key), expected);
             }
         }
+    }
+
+    #[test]
+    fn in_a_cluster_everything_of_the_inbox_shares_its_slot() {
+        use crate::redis::slots::slot_of;
+        let keys = Keys::of_cluster("cs");
+        for key in [keys.inbox_dead(), keys.inbox_lease()] {
+            assert_eq!(slot_of(key.as_bytes()), slot_of(keys.inbox().as_bytes()), "{key}");
+        }
+        assert_eq!(Keys::new("cs").inbox_dead(), "cs:inbox:dead");
     }
 
     #[test]

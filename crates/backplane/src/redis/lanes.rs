@@ -1,4 +1,5 @@
-//! The connections of commands: two lanes, each one connection that everybody shares and the library pipelines. A lane is
+//! The connections of commands: two lanes to each server that takes writes, which is one, or the masters of a cluster
+//! (`masters.rs`). A lane is one connection that everybody shares and the library pipelines. A lane is
 //! kept by a task of its own, which connects, loads the scripts, and connects again when the lane is reported broken.
 //! Replies are matched to requests by the connection's own task, so a caller may drop its future at any time and nobody
 //! gets another's reply.
@@ -19,14 +20,21 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     backoff::Backoff,
     failure::{CommandError, is_unknown_script},
+    masters::Masters,
     scripts::SCRIPTS,
     spawn,
     topology::{Connector, Topology},
 };
 use crate::{Listener, Observation};
 
-/// The lanes.
-pub(super) struct Lanes {
+/// The way of every command.
+pub(super) enum Lanes {
+    One(Arc<Server>),
+    Cluster(Arc<Masters>),
+}
+
+/// The lanes to one server.
+pub(super) struct Server {
     state: watch::Sender<[Lane; LANES]>,
     turn: AtomicUsize,
     listener: Arc<dyn Listener>,
@@ -54,6 +62,68 @@ pub(super) enum Step<'a> {
 }
 
 impl Lanes {
+    /// Starts what keeps them; it ends with `stop`.
+    pub(super) fn start(
+        topology: &Topology,
+        listener: Arc<dyn Listener>,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> RedisResult<Arc<Self>> {
+        Ok(Arc::new(match topology {
+            Topology::Cluster(members) => Self::Cluster(Masters::start(Arc::clone(members), listener, tasks, stop)),
+            Topology::Single(_) => Self::One(Server::start(topology, listener, tasks, stop)?),
+        }))
+    }
+
+    /// Whether several masters share the keys. Then a publication is counted where it was made, which says nothing.
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+
+    /// One command.
+    pub(super) async fn command(&self, command: &Cmd) -> Result<Value, CommandError> {
+        match self {
+            Self::One(server) => server.command(command).await,
+            Self::Cluster(masters) => masters.command(command).await,
+        }
+    }
+
+    /// One command that every master can carry out, any number of times; another one each time.
+    pub(super) async fn anywhere(&self, command: &Cmd) -> Result<Value, CommandError> {
+        match self {
+            Self::One(server) => server.command(command).await,
+            Self::Cluster(masters) => masters.anywhere(command).await,
+        }
+    }
+
+    /// One script; loaded again if Redis has forgotten it.
+    pub(super) async fn script(&self, script: &ScriptInvocation<'_>) -> Result<Value, CommandError> {
+        match self {
+            Self::One(server) => server.script(script).await,
+            Self::Cluster(masters) => masters.script(script).await,
+        }
+    }
+
+    /// Many steps in one round trip (to each master of a cluster, at the same time), in order (in a cluster: for each key),
+    /// each with its own result; of the scripts in them, those in `load` are sure to be known.
+    pub(super) async fn pipeline(
+        &self,
+        load: &[&Script],
+        steps: &[Step<'_>],
+    ) -> Result<Vec<Result<Value, CommandError>>, CommandError> {
+        match self {
+            Self::One(server) => server.pipeline(load, steps).await,
+            Self::Cluster(masters) => masters.pipeline(load, steps).await,
+        }
+    }
+
+    /// As [`Self::pipeline`], where one failure is a failure of the whole.
+    pub(super) async fn all(&self, steps: &[Step<'_>]) -> Result<Vec<Value>, CommandError> {
+        self.pipeline(&[], steps).await?.into_iter().collect()
+    }
+}
+
+impl Server {
     /// Starts the lanes' tasks; they end with `stop`.
     pub(super) fn start(
         topology: &Topology,
@@ -78,6 +148,30 @@ impl Lanes {
     /// One script; loaded again if Redis has forgotten it.
     pub(super) async fn script(&self, script: &ScriptInvocation<'_>) -> Result<Value, CommandError> {
         self.run(|mut connection| async move { script.invoke_async(&mut connection).await }).await
+    }
+
+    /// A command, or the command of a script, of a cluster; `asking` for a slot that is on its way to this server.
+    pub(super) async fn step(
+        &self,
+        command: &Cmd,
+        script: Option<&ScriptInvocation<'_>>,
+        asking: bool,
+    ) -> Result<Value, CommandError> {
+        self.run(|mut connection| async move {
+            match (send(&mut connection, command, asking).await, script) {
+                (Err(error), Some(script)) if is_unknown_script(&error) => {
+                    script.load_async(&mut connection).await?;
+                    send(&mut connection, command, asking).await
+                }
+                (answer, _) => answer,
+            }
+        })
+        .await
+    }
+
+    /// Whether a command would be sent at once.
+    pub(super) fn is_up(&self) -> bool {
+        self.state.borrow().iter().any(|lane| matches!(lane, Lane::Up(_)))
     }
 
     /// Many steps in one round trip, in order, each with its own result; of the scripts in them, those in `load` are sure
@@ -137,7 +231,9 @@ impl Lanes {
 
     fn failed(&self, error: redis::RedisError) -> CommandError {
         let error = CommandError::from(error);
-        self.listener.observed(Observation::CommandFailed(error.kind));
+        if error.redirection.is_none() {
+            self.listener.observed(Observation::CommandFailed(error.kind));
+        }
         error
     }
 
@@ -228,6 +324,17 @@ async fn connect(connector: &Connector) -> RedisResult<MultiplexedConnection> {
     Ok(connection)
 }
 
+async fn send(connection: &mut MultiplexedConnection, command: &Cmd, asking: bool) -> RedisResult<Value> {
+    if !asking {
+        return command.query_async(connection).await;
+    }
+    // Sent as one, so nothing of others comes between.
+    let mut both = Pipeline::new();
+    both.ignore_errors().cmd("ASKING").ignore().add_command(command.clone());
+    let answers: Vec<RedisResult<Value>> = redis::from_redis_value(both.query_async::<Value>(connection).await?)?;
+    answers.into_iter().next().unwrap_or(Ok(Value::Nil))
+}
+
 fn pipeline<'a>(load: &[&Script], steps: impl Iterator<Item = &'a Step<'a>>) -> Pipeline {
     let mut pipeline = Pipeline::new();
     pipeline.ignore_errors();
@@ -246,6 +353,6 @@ fn pipeline<'a>(load: &[&Script], steps: impl Iterator<Item = &'a Step<'a>>) -> 
 /// Two: one may be busy with a large reply while the other goes on.
 const LANES: usize = 2;
 /// How long a command waits for a lane that is being connected.
-const LANE_WITHIN: Duration = Duration::from_secs(1);
+pub(super) const LANE_WITHIN: Duration = Duration::from_secs(1);
 /// A connection that lasted this long was a good one: the next is made without delay.
 const STEADY: Duration = Duration::from_secs(5);

@@ -23,7 +23,7 @@ impl Messages for RedisBackplane {
     async fn publish(&self, publication: Publication) -> Result<Published> {
         if is_bare(&publication) {
             let command = self.bare(&publication);
-            return read_receivers(repeat_unwritten(|| self.lanes.command(&command)).await);
+            return self.counted(read_receivers(repeat_unwritten(|| self.lanes.command(&command)).await));
         }
         let script = self.numbered(&publication);
         let answer = if publication.key.is_some() {
@@ -32,7 +32,7 @@ impl Messages for RedisBackplane {
             // Without a key nobody could tell a second try from a second message.
             repeat_unwritten(|| self.lanes.script(&script)).await
         };
-        read_published(answer)
+        self.counted(read_published(answer))
     }
 
     async fn publish_all(&self, publications: Vec<Publication>) -> Vec<Result<Published>> {
@@ -58,8 +58,8 @@ impl Messages for RedisBackplane {
         if steps.is_empty() {
             return Ok(Vec::new());
         }
-        let answers = repeat(|| self.lanes.pipeline(&[], &steps)).await?.value;
-        answers.into_iter().map(|answer| Ok(read_numbering(answer?)?)).collect()
+        let answers = repeat(|| self.lanes.all(&steps)).await?.value;
+        answers.into_iter().map(|answer| Ok(read_numbering(answer)?)).collect()
     }
 
     async fn history(&self, address: &Address, since: &Position, most: usize) -> Result<History> {
@@ -95,17 +95,22 @@ impl RedisBackplane {
             Ok(answers) => part
                 .iter()
                 .zip(answers)
-                .map(
-                    |(publication, answer)| {
-                        if is_bare(publication) { read_receivers(answer) } else { read_published(answer) }
-                    },
-                )
+                .map(|(publication, answer)| {
+                    let read = if is_bare(publication) { read_receivers } else { read_published };
+                    self.counted(read(answer))
+                })
                 .collect(),
             Err(error) => {
                 let error = BackplaneError::from(error);
                 part.iter().map(|_| Err(error.clone())).collect()
             }
         }
+    }
+
+    /// In a cluster nobody knows how many heard it: a master counts those who listen at itself.
+    fn counted(&self, published: Result<Published>) -> Result<Published> {
+        let nodes = |nodes| if self.lanes.is_cluster() { None } else { nodes };
+        published.map(|published| Published { nodes: nodes(published.nodes), ..published })
     }
 
     fn bare(&self, publication: &Publication) -> Cmd {

@@ -7,6 +7,7 @@
 //! - `topology`: where the master is, asked at every connect;
 //! - `keys`: every key and channel name;
 //! - `scripts` and `lua/`: the verbs;
+//! - `slots`, `members`, `masters`: a Redis Cluster: which server has what, whom to ask, and each step to its server;
 //! - `lanes`, `failure`, `retry`, `backoff`: commands, what their errors mean, and trying again;
 //! - `subscriber`, `probe`, `link`: hearing, and proving that one hears;
 //! - `messages`, `callbacks`, `record`, `tasks`, `sweep`, `heartbeats`, `receipts`, `cluster`: the traits;
@@ -25,6 +26,8 @@ mod inbox;
 mod keys;
 mod lanes;
 mod link;
+mod masters;
+mod members;
 mod messages;
 mod options;
 mod probe;
@@ -34,6 +37,7 @@ mod replicas;
 mod replies;
 mod retry;
 mod scripts;
+mod slots;
 mod subscriber;
 mod sweep;
 mod tasks;
@@ -50,7 +54,7 @@ pub use options::{OptionsError, RedisOptions};
 
 use self::{
     inbox::RedisInbox, keys::Keys, lanes::Lanes, link::LinkState, probe::Probe, replicas::Replicas,
-    subscriber::Subscriber,
+    subscriber::Subscriber, topology::Topology,
 };
 use crate::{Channel, Interest, Listener, Settings};
 use countersign_protocol::NodeId;
@@ -92,18 +96,18 @@ pub fn connect(
         got: format!("{} ({})", topology.place(), error.category()),
     };
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-    let keys = Keys::new(&settings.prefix);
+    let keys = match &*topology {
+        Topology::Cluster(_) => Keys::of_cluster(&settings.prefix),
+        Topology::Single(_) => Keys::new(&settings.prefix),
+    };
     let link = Arc::new(LinkState::new(topology.place()));
     let probe = Arc::new(Probe::new());
     let lanes = Lanes::start(&topology, Arc::clone(&listener), &tasks, &stop).map_err(unusable)?;
     let replicas = match options.wait_replicas {
         0 => None,
-        wanted => {
-            let connector = topology.connector().map_err(unusable)?;
-            Some(Replicas::start(wanted, keys.durability_mark(), connector, &tasks, &stop))
-        }
+        wanted => Some(Replicas::start(wanted, keys.durability_marks(), Arc::clone(&topology), &tasks, &stop)),
     };
-    let waiting = topology.waiting_connector(inbox::WAIT).map_err(unusable)?;
+    let waiting = topology.waiting_connector(inbox::WAIT, &keys.inbox()).map_err(unusable)?;
     let inbox = RedisInbox::new(keys.clone(), options.node.clone(), Arc::clone(&lanes), waiting);
     let own = keys.channel(&Channel::Node(options.node.clone()));
     let subscriber = Subscriber {

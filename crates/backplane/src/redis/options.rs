@@ -1,17 +1,17 @@
 //! Which Redis, and how. Everything wrong with it is said before the first connection, without the password.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use countersign_protocol::NodeId;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, io::tcp::TcpSettings};
 
-use super::topology::Topology;
+use super::{members::Members, topology::Topology};
 
 /// Which Redis, and how.
 #[derive(Clone)]
 pub struct RedisOptions {
-    /// `redis://[user:password@]host[:port][/db]`, or `rediss://` for TLS. One: several are a cluster, which this version
-    /// does not support.
+    /// `redis://[user:password@]host[:port][/db]`, or `rediss://` for TLS. Several are servers of one Redis Cluster, of
+    /// which any one has to answer; the others are found, and have the credentials of the first URL.
     pub urls: Vec<String>,
     /// How many replicas should have a decision before it is told to whoever asked; 0 asks none. Fewer than that is
     /// logged, not refused: the decision stands and is published.
@@ -50,29 +50,24 @@ impl RedisOptions {
     pub(super) fn topology(&self) -> Result<Topology, OptionsError> {
         let wrong =
             |expected: &str, got: String| OptionsError { what: "REDIS_URL", expected: expected.to_owned(), got };
-        let url = match self.urls.as_slice() {
-            [] => return Err(wrong(URL_FORM, "nothing".to_owned())),
-            [url] => url,
-            several => {
-                let got = format!("{} URLs, which is a Redis Cluster, not supported by this version", several.len());
-                return Err(wrong("one URL", got));
+        match self.urls.as_slice() {
+            [] => Err(wrong(URL_FORM, "nothing".to_owned())),
+            [url] => Ok(Topology::single(connection(url)?)),
+            seeds => {
+                let seeds = seeds.iter().map(|url| connection(url)).collect::<Result<Vec<_>, _>>()?;
+                let tls = |info: &ConnectionInfo| matches!(info.addr(), ConnectionAddr::TcpTls { .. });
+                if seeds.iter().any(tls) && !seeds.iter().all(tls) {
+                    let got = format!("{} URLs of both", seeds.len());
+                    return Err(wrong("URLs of one Redis Cluster to be all redis:// or all rediss://", got));
+                }
+                if seeds.iter().any(|info| info.redis_settings().db() != 0) {
+                    let got =
+                        format!("{} URLs, which is a Redis Cluster, and a database of another number", seeds.len());
+                    return Err(wrong("database 0, the only one of a Redis Cluster", got));
+                }
+                Ok(Topology::Cluster(Arc::new(Members::new(seeds))))
             }
-        };
-        if url.starts_with(SENTINEL) {
-            return Err(wrong(URL_FORM, format!("{}: Sentinel is not supported by this version", masked(url))));
         }
-        if !["redis://", "rediss://"].iter().any(|scheme| url.starts_with(scheme)) {
-            return Err(wrong(URL_FORM, masked(url)));
-        }
-        // The library's words for what is wrong name a part of the URL and never quote one.
-        let info = url.as_str().into_connection_info().map_err(|error| {
-            let why = error.detail().map_or_else(|| error.to_string(), str::to_owned);
-            wrong(URL_FORM, format!("{} ({})", masked(url), without_secrets(&why, url)))
-        })?;
-        // Replies are read in the form of the second protocol, whatever the URL says; and no right is needed to say which
-        // library this is.
-        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
-        Ok(Topology::single(info.set_redis_settings(settings).set_tcp_settings(tcp_settings())))
     }
 }
 
@@ -85,6 +80,26 @@ impl fmt::Debug for RedisOptions {
             .field("node", &self.node)
             .finish()
     }
+}
+
+/// What one URL says.
+fn connection(url: &str) -> Result<ConnectionInfo, OptionsError> {
+    let wrong = |got: String| OptionsError { what: "REDIS_URL", expected: URL_FORM.to_owned(), got };
+    if url.starts_with(SENTINEL) {
+        return Err(wrong(format!("{}: Sentinel is not supported by this version", masked(url))));
+    }
+    if !["redis://", "rediss://"].iter().any(|scheme| url.starts_with(scheme)) {
+        return Err(wrong(masked(url)));
+    }
+    // The library's words for what is wrong name a part of the URL and never quote one.
+    let info = url.into_connection_info().map_err(|error| {
+        let why = error.detail().map_or_else(|| error.to_string(), str::to_owned);
+        wrong(format!("{} ({})", masked(url), without_secrets(&why, url)))
+    })?;
+    // Replies are read in the form of the second protocol, whatever the URL says; and no right is needed to say which
+    // library this is.
+    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
+    Ok(info.set_redis_settings(settings).set_tcp_settings(tcp_settings()))
 }
 
 /// Checks the prefix, which is not escaped in keys and ends at the first colon.
@@ -146,11 +161,12 @@ mod tests {
     }
 
     #[test]
-    fn one_url_is_where_to_connect_to() {
+    fn the_urls_are_where_to_connect_to() {
         for (url, place) in [
             ("redis://localhost", "redis://localhost:6379/0"),
             ("redis://:secret@10.0.0.1:7000/3", "redis://10.0.0.1:7000/3"),
             ("rediss://user:se%40cret@redis.example:6380", "rediss://redis.example:6380/0"),
+            ("redis://a:secret@one:7000, redis://two:7001", "redis://one:7000/0,redis://two:7001/0"),
         ] {
             assert_eq!(options(url).topology().unwrap().place(), place);
         }
@@ -165,7 +181,9 @@ mod tests {
             ("redis://user:hunter2@host/x", "database"),
             ("redis://user:hunter2@0.0.0.0", "wildcard"),
             ("redis://user:hun@ter2@host:port", "host:port"),
-            ("redis://a:hunter2@one,redis://b:hunter2@two", "2 URLs, which is a Redis Cluster, not supported"),
+            ("redis://a:hunter2@one,http://b:hunter2@two", "http://***@two"),
+            ("redis://a:hunter2@one,rediss://b:hunter2@two", "2 URLs of both"),
+            ("redis://a:hunter2@one,redis://b:hunter2@two/3", "database 0"),
             ("redis+sentinel://u:hunter2@one:26379,two:26379/mymaster", "Sentinel is not supported by this version"),
         ] {
             let error = options(urls).topology().unwrap_err();

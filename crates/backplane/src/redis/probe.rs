@@ -61,7 +61,7 @@ impl Probe {
             self.sent.store(number, Ordering::Release);
             let session = *ready.borrow_and_update();
             let sent = Instant::now();
-            let published = lanes.command(cmd("PUBLISH").arg(&channel).arg(format!("{START}{number}}}"))).await;
+            let published = lanes.anywhere(cmd("PUBLISH").arg(&channel).arg(format!("{START}{number}}}"))).await;
             let left = HEARD_WITHIN.saturating_sub(sent.elapsed());
             let echo = timeout(left, heard.wait_for(|heard| *heard == number));
             // Without a session nobody listens: the subscriber is at it.

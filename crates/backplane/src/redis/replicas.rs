@@ -1,13 +1,17 @@
 //! Waiting until replicas have a decision (`REDIS_WAIT_REPLICAS`), before it is told to whoever asked. The wait has a
 //! connection of its own, because `WAIT` holds up everything behind it on its connection; it writes a mark there first, which
 //! comes after the decision in the replication stream, and then waits for the mark, for everybody who came meanwhile at once.
+//! In a cluster it waits at every master that has partitions, for the replicas of that one.
 //! Too few replicas in time, or no answer, is logged and not an error: the decision stands and is published.
 
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
 use redis::{Pipeline, RedisResult, aio::MultiplexedConnection};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{spawn, topology::Connector};
+use super::{spawn, topology::Topology};
 
 /// Those who wait.
 #[derive(Debug)]
@@ -18,13 +22,13 @@ pub(super) struct Replicas {
 impl Replicas {
     pub(super) fn start(
         wanted: u32,
-        mark: String,
-        connector: Connector,
+        marks: Vec<String>,
+        topology: Arc<Topology>,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> Self {
         let (waiting, requests) = mpsc::channel(MOST_WAITING);
-        spawn(tasks, stop, run(wanted, mark, connector, requests));
+        spawn(tasks, stop, run(wanted, marks, topology, requests));
         Self { waiting }
     }
 
@@ -38,15 +42,17 @@ impl Replicas {
     }
 }
 
-async fn run(wanted: u32, mark: String, connector: Connector, mut requests: mpsc::Receiver<oneshot::Sender<()>>) {
-    let mut mark_and_wait = Pipeline::new();
-    mark_and_wait.cmd("SET").arg(mark).arg(1).arg("PX").arg(60_000).ignore();
-    mark_and_wait.cmd("WAIT").arg(wanted).arg(WITHIN_MS);
-    let mut connection: Option<MultiplexedConnection> = None;
+async fn run(
+    wanted: u32,
+    marks: Vec<String>,
+    topology: Arc<Topology>,
+    mut requests: mpsc::Receiver<oneshot::Sender<()>>,
+) {
+    let mut connections = BTreeMap::new();
     let mut enough = true;
     let mut batch = Vec::new();
     while requests.recv_many(&mut batch, MOST_WAITING).await > 0 {
-        let answer = attempt(&mut connection, &connector, &mark_and_wait).await;
+        let answer = everywhere(&mut connections, &topology, &marks, wanted).await;
         let now_enough = matches!(answer, Ok(replicas) if replicas >= wanted);
         if enough != now_enough {
             match &answer {
@@ -69,18 +75,48 @@ async fn run(wanted: u32, mark: String, connector: Connector, mut requests: mpsc
     }
 }
 
-async fn attempt(
-    connection: &mut Option<MultiplexedConnection>,
-    connector: &Connector,
-    mark_and_wait: &Pipeline,
+/// The fewest replicas of any master.
+async fn everywhere(
+    connections: &mut BTreeMap<String, MultiplexedConnection>,
+    topology: &Topology,
+    marks: &[String],
+    wanted: u32,
 ) -> RedisResult<u32> {
-    let mut current = match connection.take() {
-        Some(current) => current,
-        None => connector.connection().await?,
+    let waits = topology.writers(marks).into_iter().map(|(name, mark)| {
+        let connection = connections.remove(&name);
+        async move { (name, attempt(connection, topology, mark, wanted).await) }
+    });
+    let mut fewest = Ok(u32::MAX);
+    // Connections to masters that are none any more, or that failed, are dropped here.
+    let mut kept = BTreeMap::new();
+    for (name, answer) in join_all(waits).await {
+        fewest = match (answer, fewest) {
+            (Ok((replicas, connection)), fewest) => {
+                kept.insert(name, connection);
+                fewest.map(|fewest| replicas.min(fewest))
+            }
+            (Err(error), _) => Err(error),
+        };
+    }
+    *connections = kept;
+    fewest
+}
+
+async fn attempt(
+    connection: Option<MultiplexedConnection>,
+    topology: &Topology,
+    mark: &str,
+    wanted: u32,
+) -> RedisResult<(u32, MultiplexedConnection)> {
+    let mut connection = match connection {
+        Some(connection) => connection,
+        None => topology.waiting_connector(Duration::ZERO, mark)?.connection().await?,
     };
-    let (replicas,): (u32,) = mark_and_wait.query_async(&mut current).await?;
-    *connection = Some(current);
-    Ok(replicas)
+    let mut mark_and_wait = Pipeline::new();
+    mark_and_wait.cmd("SET").arg(mark).arg(1).arg("PX").arg(60_000).ignore();
+    mark_and_wait.cmd("WAIT").arg(wanted).arg(WITHIN_MS);
+    let (replicas,): (u32,) = mark_and_wait.query_async(&mut connection).await?;
+    Ok((replicas, connection))
 }
 
 /// Half of what a command may take: the wait comes on top of a decision.

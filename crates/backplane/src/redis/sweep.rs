@@ -28,6 +28,9 @@ impl RedisBackplane {
         let timed_out = self.run_due(&SCRIPTS.sweep, due.deadlines, |partition| self.keys.deadlines(partition)).await;
         let beats = self.run_due(&SCRIPTS.beat, due.heartbeats, |partition| self.keys.heartbeats(partition)).await;
         let timed_out = timed_out?;
+        if let Some(error) = due.failed {
+            return Err(error.into());
+        }
         Ok(Swept { timed_out, open: due.open.saturating_sub(timed_out), beats: beats? })
     }
 
@@ -89,15 +92,10 @@ impl RedisBackplane {
         let now = seconds * 1000 + micros / 1000;
         let mut due = Due::default();
         for partition in Partition::all() {
-            if is_due(next()?, now)? {
-                due.deadlines.push(partition);
-            }
-            due.open += from_redis_value::<u64>(next()?).map_err(unreadable)?;
-            if is_due(next()?, now)? {
-                due.heartbeats.push(partition);
-            }
-            if is_due(next()?, now.saturating_sub(LEFT_TO_THE_DECIDER_MS))? {
-                due.replies.push(partition);
+            // One partition whose master does not answer does not keep the others from being swept.
+            let answers = [next(), next(), next(), next()];
+            if let Err(error) = due.note(partition, answers, now) {
+                due.failed = Some(error);
             }
         }
         Ok(due)
@@ -137,10 +135,10 @@ impl RedisBackplane {
                 Step::Command(command)
             })
             .collect();
-        let answers = repeat(|| self.lanes.pipeline(&[], &steps)).await?.value;
+        let answers = repeat(|| self.lanes.all(&steps)).await?.value;
         let mut filled = Vec::new();
         for (partition, answer) in Partition::all().zip(answers) {
-            if from_redis_value::<bool>(answer?).map_err(unreadable)? {
+            if from_redis_value::<bool>(answer).map_err(unreadable)? {
                 filled.push(partition);
             }
         }
@@ -157,6 +155,25 @@ struct Due {
     replies: Vec<Partition>,
     /// How many callbacks are open in all.
     open: u64,
+    /// Why a partition was not looked at.
+    failed: Option<CommandError>,
+}
+
+impl Due {
+    fn note(
+        &mut self,
+        partition: Partition,
+        [deadline, open, heartbeat, reply]: [Result<Value, CommandError>; 4],
+        now: u64,
+    ) -> Result<(), CommandError> {
+        let (deadline, heartbeat) = (is_due(deadline?, now)?, is_due(heartbeat?, now)?);
+        let reply = is_due(reply?, now.saturating_sub(LEFT_TO_THE_DECIDER_MS))?;
+        self.open += from_redis_value::<u64>(open?).map_err(unreadable)?;
+        self.deadlines.extend(deadline.then_some(partition));
+        self.heartbeats.extend(heartbeat.then_some(partition));
+        self.replies.extend(reply.then_some(partition));
+        Ok(())
+    }
 }
 
 /// Reads the first entry of an index by time.

@@ -75,9 +75,7 @@ impl RedisBackplane {
             command.arg(channel).arg(&event);
             Step::Command(command)
         });
-        for answer in repeat(|| self.lanes.pipeline(&[], &steps)).await?.value {
-            answer?;
-        }
+        repeat(|| self.lanes.all(&steps)).await?;
         Ok(())
     }
 
@@ -89,10 +87,10 @@ impl RedisBackplane {
                 .map(|partition| Step::Command(delete(self.keys.cancelled_tasks(partition, task))))
                 .collect(),
         };
-        let answers = repeat(|| self.lanes.pipeline(&[], &steps)).await?.value;
+        let answers = repeat(|| self.lanes.all(&steps)).await?.value;
         let mut lifted = false;
         for answer in answers {
-            lifted |= from_redis_value::<u64>(answer?).map_err(unreadable)? > 0;
+            lifted |= from_redis_value::<u64>(answer).map_err(unreadable)? > 0;
         }
         Ok(lifted)
     }

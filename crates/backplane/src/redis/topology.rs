@@ -1,39 +1,48 @@
 //! Where the Redis is that takes writes. Asked at every connect and reconnect, and nowhere else, so that a master that
 //! moves is followed.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use deadpool_redis::{Manager, Pool, PoolError, Runtime};
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, RedisResult,
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisResult,
     aio::{MultiplexedConnection, PubSub},
 };
 use tokio::time::timeout;
 
-use super::options::place;
+use super::{members::Members, options::place, slots::slot_of};
 
 /// Where the Redis is.
 #[derive(Debug)]
 pub(super) enum Topology {
     /// One address for ever.
-    Single(ConnectionInfo),
+    Single(Box<ConnectionInfo>),
+    /// The masters of a cluster, each of which has some of the keys.
+    Cluster(Arc<Members>),
 }
 
 /// What a connection of commands waits for.
 #[derive(Debug, Clone)]
-pub(super) struct Connector {
-    pool: Pool,
+pub(super) enum Connector {
+    One(Pool),
+    /// Whoever has the slot when the connection is made.
+    Owner {
+        members: Arc<Members>,
+        slot: u16,
+        answer_within: Duration,
+    },
 }
 
 impl Topology {
     pub(super) fn single(info: ConnectionInfo) -> Self {
-        Self::Single(info)
+        Self::Single(Box::new(info))
     }
 
     /// For logs: without credentials.
     pub(super) fn place(&self) -> String {
         match self {
             Self::Single(info) => place(info),
+            Self::Cluster(members) => members.place(),
         }
     }
 
@@ -41,18 +50,26 @@ impl Topology {
     pub(super) fn is_tls(&self) -> bool {
         match self {
             Self::Single(info) => matches!(info.addr(), ConnectionAddr::TcpTls { .. }),
+            Self::Cluster(members) => members.is_tls(),
         }
     }
 
     /// A new connection for subscriptions.
     pub(super) async fn subscriber(&self) -> RedisResult<PubSub> {
-        let connect = async {
-            let master = match self {
-                Self::Single(info) => Client::open(info.clone())?,
-            };
-            master.get_async_pubsub().await
-        };
-        timeout(CONNECT_WITHIN, connect).await.unwrap_or_else(|_| Err(no_answer()))
+        match self {
+            Self::Single(info) => subscriber_at(info).await,
+            // Publications come to every server, replicas included.
+            Self::Cluster(members) => {
+                let mut last = no_answer();
+                for info in members.to_ask() {
+                    match subscriber_at(&info).await {
+                        Err(error) => last = error,
+                        connection => return connection,
+                    }
+                }
+                Err(last)
+            }
+        }
     }
 
     /// From which commands' connections are taken.
@@ -60,35 +77,74 @@ impl Topology {
         self.connector_answered_within(ANSWER_WITHIN)
     }
 
-    /// From which the connections of commands that block for as long as `wait` are taken.
-    pub(super) fn waiting_connector(&self, wait: Duration) -> RedisResult<Connector> {
-        self.connector_answered_within(wait + ANSWER_WITHIN)
+    /// From which the connections of commands that block on `key` for as long as `wait` are taken.
+    pub(super) fn waiting_connector(&self, wait: Duration, key: &str) -> RedisResult<Connector> {
+        let answer_within = wait + ANSWER_WITHIN;
+        match self {
+            Self::Cluster(members) => {
+                let slot = slot_of(key.as_bytes());
+                Ok(Connector::Owner { members: Arc::clone(members), slot, answer_within })
+            }
+            Self::Single(_) => self.connector_answered_within(answer_within),
+        }
+    }
+
+    /// The servers that take writes on one of the keys, by name, each with such a key.
+    pub(super) fn writers<'a>(&self, keys: &'a [String]) -> BTreeMap<String, &'a str> {
+        match self {
+            Self::Single(_) => keys.first().map(|key| (self.place(), key.as_str())).into_iter().collect(),
+            Self::Cluster(members) => {
+                let owners = Arc::clone(&members.owners().borrow());
+                let owner = |key: &str| owners.of(slot_of(key.as_bytes())).map(ToString::to_string);
+                keys.iter().filter_map(|key| Some((owner(key)?, key.as_str()))).collect()
+            }
+        }
     }
 
     fn connector_answered_within(&self, limit: Duration) -> RedisResult<Connector> {
-        let manager = match self {
-            Self::Single(info) => Manager::new_with_config(info.clone(), command_config(limit))?,
-        };
-        let pool = Pool::builder(manager)
-            .max_size(POOL_SIZE)
-            .create_timeout(Some(CONNECT_WITHIN))
-            .wait_timeout(Some(CONNECT_WITHIN))
-            .recycle_timeout(Some(CONNECT_WITHIN))
-            .runtime(Runtime::Tokio1)
-            .build()
-            .expect("the only error is timeouts without a runtime");
-        Ok(Connector { pool })
+        match self {
+            Self::Single(info) => Ok(Connector::One(pool(info, limit)?)),
+            Self::Cluster(_) => Err((ErrorKind::InvalidClientConfig, "a connection to a cluster needs a key").into()),
+        }
     }
 }
 
 impl Connector {
     /// A new connection for commands. It leaves the pool for ever: it is shared, so the pool could not know when it is free.
     pub(super) async fn connection(&self) -> RedisResult<MultiplexedConnection> {
-        match self.pool.get().await {
-            Ok(connection) => Ok(deadpool_redis::Connection::take(connection)),
-            Err(PoolError::Backend(error)) => Err(error),
-            Err(_) => Err(no_answer()),
+        match self {
+            Self::One(pool) => take(pool).await,
+            Self::Owner { members, slot, answer_within } => {
+                let owner = members.owners().borrow().of(*slot).map(|owner| members.info(owner));
+                take(&pool(&owner.ok_or_else(no_answer)?, *answer_within)?).await
+            }
         }
+    }
+}
+
+async fn subscriber_at(info: &ConnectionInfo) -> RedisResult<PubSub> {
+    let connect = async { Client::open(info.clone())?.get_async_pubsub().await };
+    timeout(CONNECT_WITHIN, connect).await.unwrap_or_else(|_| Err(no_answer()))
+}
+
+fn pool(info: &ConnectionInfo, answer_within: Duration) -> RedisResult<Pool> {
+    let manager = Manager::new_with_config(info.clone(), command_config(answer_within))?;
+    let pool = Pool::builder(manager)
+        .max_size(POOL_SIZE)
+        .create_timeout(Some(CONNECT_WITHIN))
+        .wait_timeout(Some(CONNECT_WITHIN))
+        .recycle_timeout(Some(CONNECT_WITHIN))
+        .runtime(Runtime::Tokio1)
+        .build()
+        .expect("the only error is timeouts without a runtime");
+    Ok(pool)
+}
+
+async fn take(pool: &Pool) -> RedisResult<MultiplexedConnection> {
+    match pool.get().await {
+        Ok(connection) => Ok(deadpool_redis::Connection::take(connection)),
+        Err(PoolError::Backend(error)) => Err(error),
+        Err(_) => Err(no_answer()),
     }
 }
 

@@ -28,6 +28,10 @@ pub(crate) const SHORT: Duration = Duration::from_millis(300);
 /// One implementation: a store and the way to it.
 #[async_trait]
 pub(crate) trait Fixture: Sized + Send + Sync + 'static {
+    /// Whether one place counts and orders everything: it says how many nodes heard a publication, and what comes on one
+    /// channel comes in the order of publishing, whatever it is about.
+    const ONE_PLACE: bool = true;
+
     /// An empty store.
     async fn start(settings: Settings) -> Self;
 
@@ -181,6 +185,11 @@ impl Listener for Recorder {
     }
 
     fn observed(&self, _observation: Observation) {}
+}
+
+/// How many nodes heard a publication, as far as it is said.
+pub(crate) fn counted<F: Fixture>(nodes: u64) -> Option<u64> {
+    F::ONE_PLACE.then_some(nodes)
 }
 
 /// A message as JSON.

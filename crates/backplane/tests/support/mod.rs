@@ -15,6 +15,11 @@ use std::{
 
 use tempfile::TempDir;
 
+mod cluster;
+
+#[allow(unused_imports, reason = "every test binary compiles this module and uses a part of it")]
+pub(crate) use cluster::RedisCluster;
+
 /// How long a server may take to answer after its start.
 const START_WITHIN: Duration = Duration::from_secs(10);
 
@@ -24,6 +29,7 @@ pub(crate) struct RedisServer {
     port: u16,
     process: Mutex<Option<Child>>,
     directory: TempDir,
+    options: Vec<String>,
 }
 
 impl RedisServer {
@@ -33,11 +39,18 @@ impl RedisServer {
         // Somebody else may take the port between the look and the start; then the server says so by exiting.
         for _ in 0..10 {
             let port = free_port();
-            if let Some(process) = launch(port, &directory) {
-                return Self { port, process: Mutex::new(Some(process)), directory };
+            if let Some(process) = launch(port, &directory, &[]) {
+                return Self { port, process: Mutex::new(Some(process)), directory, options: Vec::new() };
             }
         }
         panic!("redis-server did not start; its log is {:?}", log(&directory));
+    }
+
+    /// A server on this port, with more options; nothing when somebody else has taken the port.
+    fn start_at(port: u16, options: &[String]) -> Option<Self> {
+        let directory = TempDir::new().expect("a temporary directory can be made");
+        let process = launch(port, &directory, options)?;
+        Some(Self { port, process: Mutex::new(Some(process)), directory, options: options.to_vec() })
     }
 
     /// The server that the tests of this process share. Each takes a [`fresh_prefix`] of its own, and none may stop
@@ -80,7 +93,7 @@ impl RedisServer {
         self.kill();
         let deadline = Instant::now() + START_WITHIN;
         let process = loop {
-            if let Some(process) = launch(self.port, &self.directory) {
+            if let Some(process) = launch(self.port, &self.directory, &self.options) {
                 break process;
             }
             assert!(Instant::now() < deadline, "redis-server did not start again: {:?}", log(&self.directory));
@@ -115,7 +128,7 @@ pub(crate) fn free_port() -> u16 {
 }
 
 /// Starts a server and waits until it, and nobody else on its port, answers; `None` when it exited.
-fn launch(port: u16, directory: &TempDir) -> Option<Child> {
+fn launch(port: u16, directory: &TempDir, options: &[String]) -> Option<Child> {
     let log = directory.path().join("log");
     let mut process = Command::new("redis-server")
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
@@ -123,6 +136,7 @@ fn launch(port: u16, directory: &TempDir) -> Option<Child> {
         .arg(&log)
         .arg("--dir")
         .arg(directory.path())
+        .args(options)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
