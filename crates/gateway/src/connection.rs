@@ -23,7 +23,7 @@ use crate::{
     hub::{Frame, Outbox, OutboxLimits, Turn},
     metrics::Attempt,
     node::Node,
-    session::Session,
+    session::{Session, Wrong},
     transport::{Received, Socket},
 };
 
@@ -67,7 +67,8 @@ impl Connection {
         if let Err(wrong) = self.session.begin(&since, topics).await {
             tracing::warn!(connection = %self.session.id, reason = %wrong.message, "a connection could not begin");
             metrics.attempt(Attempt::Failed);
-            self.socket.close(close::UNAVAILABLE).await;
+            let permanent = wrong.code == Wrong::TOO_MANY;
+            self.socket.close(if permanent { close::TOO_MANY_TOPICS } else { close::UNAVAILABLE }).await;
             return;
         }
         metrics.attempt(Attempt::Accepted);

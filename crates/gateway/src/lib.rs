@@ -26,6 +26,7 @@
 //! - [`status`]: what a node knows of itself and of the others.
 //! - [`metrics`]: what Prometheus scrapes.
 //! - [`logging`]: one line an event, nothing per message.
+//! - `seldom`: lines of the log that outsiders can provoke.
 //! - `hex`: bytes as digits.
 //! - `shutdown`: the phases of a node's end.
 //! - [`error`]: what can go wrong with a request, and what to do next.
@@ -49,6 +50,7 @@ mod node;
 mod publishing;
 mod receipts;
 mod relay;
+mod seldom;
 mod server;
 mod session;
 mod shutdown;

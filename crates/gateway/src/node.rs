@@ -66,6 +66,9 @@ pub enum StartError {
     },
 }
 
+/// What a question has beyond the body that asked it: the gateway's own fields.
+const QUESTION_BYTES: usize = 4096;
+
 impl Node {
     /// Builds a node and starts its own tasks. Redis may be away: the node is then not ready until it comes.
     pub(crate) fn start(config: Config) -> Result<Arc<Self>, StartError> {
@@ -81,6 +84,7 @@ impl Node {
             waiters: Arc::clone(&waiters),
             acks: Arc::clone(&acks),
             metrics: Arc::clone(&metrics),
+            longest: config.publish_max_bytes.saturating_add(QUESTION_BYTES),
             holes: Arc::clone(&holes),
         });
         let clients = Clients::new(&config);

@@ -10,9 +10,12 @@ use tokio::sync::Notify;
 use crate::{
     hub::{Frame, Hub},
     metrics::Metrics,
+    seldom::Seldom,
     transport::Text,
     waiters::Waiters,
 };
+
+static REFUSED: Seldom = Seldom::new();
 
 /// See the module.
 #[derive(Debug)]
@@ -21,6 +24,8 @@ pub(crate) struct Relay {
     pub(crate) waiters: Arc<Waiters<CallbackId>>,
     pub(crate) acks: Arc<Waiters<MessageId>>,
     pub(crate) metrics: Arc<Metrics>,
+    /// The longest message that is forwarded: `PUBLISH_MAX_BYTES`, and what a question adds to its body.
+    pub(crate) longest: usize,
     /// Told when there are holes to be filled.
     pub(crate) holes: Arc<Notify>,
 }
@@ -44,6 +49,12 @@ impl Relay {
             Channel::Node(_) => None,
             Channel::Guests => Some((channel, Frame::unrouted(&payload))),
             Channel::Broadcast | Channel::User(_) | Channel::Topic(_) => {
+                if payload.bytes().len() > self.longest {
+                    let expected = format!("at most {} bytes (PUBLISH_MAX_BYTES)", self.longest);
+                    let error = FieldError::new("message", expected, format!("{} bytes", payload.bytes().len()));
+                    self.refused(&channel, &error);
+                    return None;
+                }
                 let address = channel.address()?;
                 Some((channel, Frame::of_message(&payload, &address, position)))
             }
@@ -68,7 +79,9 @@ impl Listener for Relay {
 
     fn refused(&self, channel: &Channel, error: &FieldError) {
         self.metrics.refused_payload();
-        tracing::warn!(channel = ?channel.name(), %error, "a publication that is no message was not forwarded");
+        if let Some(left_out) = REFUSED.line() {
+            tracing::warn!(channel = ?channel.name(), %error, left_out, "a publication that is no message was not forwarded");
+        }
     }
 
     fn interrupted(&self) {

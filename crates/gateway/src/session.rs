@@ -148,9 +148,11 @@ fn reply_frame(id: Option<&Value>, event: Event) -> Frame {
 }
 
 impl Wrong {
+    pub(crate) const TOO_MANY: &str = "too_many_subscriptions";
+
     pub(crate) fn too_many(limit: usize) -> Self {
         Self {
-            code: "too_many_subscriptions",
+            code: Self::TOO_MANY,
             message: format!("a connection may have at most {limit} subscriptions (WEBSOCKET_TOPICS)"),
         }
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use countersign_backplane::{BackplaneError, Channel};
-use countersign_protocol::{Address, Event, Position, Subscription, UserId, event::ToldPosition};
+use countersign_protocol::{Address, Event, Position, Subscription, UserId, close, event::ToldPosition};
 use futures_util::future::join_all;
 
 use crate::{
@@ -16,6 +16,8 @@ use crate::{
     session::{Session, Wrong},
 };
 
+/// `broadcast`, and the user's or the guests': they do not count against `WEBSOCKET_TOPICS`.
+const FIRST_ROOMS: usize = 2;
 /// How long the backplane may take to confirm a subscription.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(2);
 
@@ -81,6 +83,10 @@ impl Session {
         let (pasts, open) = futures_util::join!(pasts, open);
         let (open, known) = open?;
         let pasts = pasts.into_iter().collect::<Result<Vec<Past>, BackplaneError>>()?;
+        if !pasts.iter().all(|past| self.membership.outbox().would_hold(&past.missed)) {
+            self.membership.outbox().close(close::RESYNC);
+            return Ok(());
+        }
 
         let positions: BTreeMap<String, ToldPosition> = addresses
             .iter()
@@ -98,7 +104,7 @@ impl Session {
             .to_json(),
         ));
         for frame in open {
-            self.push(frame);
+            self.membership.outbox().owe(frame);
         }
         for (joining, past) in joinings.into_iter().zip(pasts) {
             joining.complete(past.missed, past.position.as_ref(), &known);
@@ -131,7 +137,7 @@ impl Session {
             if since.is_some() {
                 self.membership.leave(&channel);
             }
-            let joining = match self.membership.join(channel, self.node.config.topics) {
+            let joining = match self.membership.join(channel, self.node.config.topics + FIRST_ROOMS) {
                 Ok(joining) => Some(joining),
                 Err(NotJoined::Already) => None,
                 Err(NotJoined::TooMany) => return Err(Wrong::too_many(self.node.config.topics)),
@@ -141,6 +147,10 @@ impl Session {
         confirmed(joinings.iter().filter_map(|(_, _, joining)| joining.as_ref())).await?;
         for (address, since, joining) in joinings {
             let past = self.node.past(&address, since.as_ref()).await?;
+            if !self.membership.outbox().would_hold(&past.missed) {
+                self.membership.outbox().close(close::RESYNC);
+                return Ok(());
+            }
             let user_id = match &address {
                 Address::User(user) => Some(user.clone()),
                 _ => None,

@@ -72,32 +72,40 @@ impl Upgrade {
         WebSocketUpgrade::from_request_parts(parts, &()).await.map(Self).map_err(IntoResponse::into_response)
     }
 
-    /// Accepts: the response switches protocols, and `serve` gets the socket afterwards. `longest` bytes is what a client's
-    /// message may have.
+    /// Accepts: the response switches protocols, and `serve` gets the socket afterwards.
     pub(crate) fn accept<F>(
         self,
         protocol: Option<String>,
-        longest: usize,
+        sizes: Sizes,
         serve: impl FnOnce(Socket) -> F + Send + 'static,
     ) -> Response
     where
         F: Future<Output = ()> + Send + 'static,
     {
         // A message that is a little too long is read to its end, so that its sender hears the close code and not a reset.
-        let read_at_most = longest.saturating_mul(2);
+        let read_at_most = sizes.received.saturating_mul(2);
         let upgrade = self
             .0
             .read_buffer_size(4 * 1024)
             .write_buffer_size(16 * 1024)
-            .max_write_buffer_size(usize::MAX)
+            .max_write_buffer_size(sizes.sent.saturating_add(WRITE_BUFFER))
             .max_message_size(read_at_most)
             .max_frame_size(read_at_most);
         let upgrade = match protocol {
             Some(protocol) => upgrade.protocols([protocol]),
             None => upgrade,
         };
-        upgrade.on_upgrade(move |socket| serve(Socket { socket, longest }))
+        upgrade.on_upgrade(move |socket| serve(Socket { socket, longest: sizes.received }))
     }
+}
+
+/// The longest messages, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sizes {
+    /// Of a client; a longer one closes its connection.
+    pub(crate) received: usize,
+    /// Of a producer, which the gateway sends.
+    pub(crate) sent: usize,
 }
 
 /// One WebSocket.
@@ -137,7 +145,12 @@ impl Socket {
     /// The next thing that comes. Cancellation safe.
     pub(crate) async fn next(&mut self) -> Received {
         match self.socket.next().await {
-            None | Some(Ok(Message::Close(_))) => Received::Gone,
+            None => Received::Gone,
+            Some(Ok(Message::Close(_))) => {
+                // The library has queued the answer; who closes politely hears it.
+                tokio::time::timeout(LAST_WORDS, self.socket.flush()).await.ok();
+                Received::Gone
+            }
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => Received::Alive,
             Some(Ok(Message::Text(text))) => self.text(text),
             Some(Ok(Message::Binary(bytes))) => match Utf8Bytes::try_from(bytes) {
@@ -186,5 +199,8 @@ impl Socket {
     }
 }
 
+/// What may wait in the library, beside one message, for a peer that does not read: frames go in one at a time, so this is
+/// for answers to pings. A peer that sends more of them and never reads is cut off with its next message.
+const WRITE_BUFFER: usize = 256 * 1024;
 /// How long a closing connection may take to say goodbye.
 const LAST_WORDS: Duration = Duration::from_secs(1);

@@ -18,6 +18,8 @@ pub const BAD_DATA: Close = Close { code: 1007, reason: "Message is not UTF-8" }
 pub const PROTOCOL: Close = Close { code: 1002, reason: "Protocol error" };
 /// Longer than `WEBSOCKET_MAX_MESSAGE_BYTES`.
 pub const TOO_LONG: Close = Close { code: 1009, reason: "Message too long" };
+/// More than `WEBSOCKET_TOPICS` from the start.
+pub const TOO_MANY_TOPICS: Close = Close { code: 1008, reason: "Too many subscriptions" };
 /// More than `WEBSOCKET_MAX_CONNECTIONS`.
 pub const FULL: Close = Close { code: 1013, reason: "Server connection limit reached" };
 /// The node could not do what the connection needs, such as reading its user's open callbacks.
@@ -47,7 +49,7 @@ mod tests {
         for back in [DRAIN, FULL, UNAVAILABLE, SLOW, PING_TIMEOUT, RESYNC, TOKEN_EXPIRED] {
             assert!(comes_back(back.code), "{back:?}");
         }
-        for gone in [BAD_DATA, PROTOCOL, TOO_LONG, BAD_TOKEN] {
+        for gone in [TOO_MANY_TOPICS, BAD_DATA, PROTOCOL, TOO_LONG, BAD_TOKEN] {
             assert!(!comes_back(gone.code), "{gone:?}");
         }
     }

@@ -125,6 +125,17 @@ impl<'a> Fields<'a> {
         self.parsed(name, parse)?.ok_or_else(|| self.wrong(name, "a string"))
     }
 
+    /// Refuses every field but these: a misspelt one must not be lost in silence.
+    pub fn only(&self, known: &[&str]) -> Result<(), FieldError> {
+        match self.map.keys().find(|name| !known.contains(&name.as_str())) {
+            None => Ok(()),
+            Some(name) => {
+                let expected = format!("only the fields {}", known.join(", "));
+                Err(FieldError::new(self.path_of(&shorten(name)), expected, "this one"))
+            }
+        }
+    }
+
     fn path_of(&self, name: &str) -> String {
         if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
     }

@@ -92,6 +92,7 @@ impl Notification {
             other => return Err(wrong(crate::fields::describe(&other))),
         };
         let fields = Fields::of(&map);
+        fields.only(&FIELDS)?;
         let user_id = fields.required("user_id", UserId::parse)?;
         let task_id = fields.required("task_id", TaskId::parse)?;
         let timeout = fields.number("timeout")?;
@@ -139,6 +140,20 @@ impl Notification {
         )
     }
 }
+
+/// Of a body. Another one is refused: a misspelt `on_timeout` would turn silence into consent.
+const FIELDS: [&str; 10] = [
+    "user_id",
+    "task_id",
+    "step",
+    "step_result",
+    "timeout",
+    "on_timeout",
+    "options",
+    "schema",
+    "idempotency_key",
+    "reply_to",
+];
 
 /// The start of every `task_step_result`, by which a node knows a question without parsing it.
 const MESSAGE_START: &[u8] = br#"{"type":"task_step_result","callback_id":""#;
@@ -265,6 +280,7 @@ mod tests {
             (json!({"step_result": {"message": "m"}}), "step_result.status"),
             (json!({"step_result": {"message": "m", "status": "s", "completed": "yes"}}), "step_result.completed"),
             (json!({"options": [{"id": ""}]}), "options[0].id"),
+            (json!({"on_timout": "decline"}), "on_timout"),
             (json!({"idempotency_key": ""}), "idempotency_key"),
             (json!({"reply_to": ""}), "reply_to"),
             (json!({"reply_to": 42}), "reply_to"),

@@ -107,7 +107,15 @@ impl Question {
             let ids: Vec<_> = self.choices.iter().map(|choice| format!("{:?}", choice.id)).collect();
             return Err(FieldError::new("choice", format!("one of {}", ids.join(", ")), got(answer.choice.as_deref())));
         };
-        Ok(answer.proceed.unwrap_or(chosen.proceed))
+        match answer.proceed {
+            // Two answers in one: nobody may guess which of them was meant.
+            Some(proceed) if proceed != chosen.proceed => Err(FieldError::new(
+                "proceed",
+                format!("{}, as the option {:?} has it, or nothing", chosen.proceed, chosen.id),
+                proceed.to_string(),
+            )),
+            _ => Ok(chosen.proceed),
+        }
     }
 }
 
@@ -139,7 +147,10 @@ mod tests {
                 .unwrap();
         assert_eq!(offered.judge(&answer(None, Some("retry"))), Ok(true));
         assert_eq!(offered.judge(&answer(None, Some("abort"))), Ok(false));
-        assert_eq!(offered.judge(&answer(Some(false), Some("retry"))), Ok(false));
+        assert_eq!(offered.judge(&answer(Some(false), Some("abort"))), Ok(false));
+        for contradiction in [answer(Some(false), Some("retry")), answer(Some(true), Some("abort"))] {
+            assert_eq!(offered.judge(&contradiction).unwrap_err().field, "proceed");
+        }
         for wrong in [answer(Some(true), None), answer(None, Some("skip"))] {
             let error = offered.judge(&wrong).unwrap_err();
             assert_eq!(error.expected, r#"one of "retry", "abort""#);

@@ -11,12 +11,13 @@ use std::{
 
 use async_trait::async_trait;
 use countersign_backplane::{
-    Backplane, Channel, Heard, Interest, Listener, Settings,
+    Backplane, Callbacks, Channel, Heard, Interest, Listener, Settings,
     redis::{RedisOptions, connect},
 };
 use countersign_protocol::NodeId;
 use serde_json::json;
 
+use crate::fixture::eventually;
 use crate::{
     fixture::{Entry, Fixture, Node, value},
     support::{RedisCluster, RedisServer, fresh_prefix},
@@ -54,7 +55,10 @@ impl Fixture for OnCluster {
 
     async fn connect(&self, node: NodeId, interest: Arc<Interest>, listener: Arc<dyn Listener>) -> Arc<dyn Backplane> {
         let options = RedisOptions::new(&self.cluster.url(), node);
-        connect(options, self.settings.clone(), interest, listener).expect("the options are right")
+        let node = connect(options, self.settings.clone(), interest, listener).expect("the options are right");
+        // A bare PUBLISH takes another way while its master is still being connected; a sweep needs all of them.
+        eventually("every master answers", || async { Callbacks::sweep(&*node).await.ok() }).await;
+        node
     }
 
     async fn publish_raw(&self, channel: &Channel, bytes: &[u8]) {

@@ -23,16 +23,16 @@ impl RedisCluster {
     /// Three masters of one's own, to be killed and resharded at will. That one of them is missing is no reason for the others to
     /// refuse their slots.
     pub(crate) fn start() -> Self {
-        Self::of(1)
+        Self::of(1, QUICK)
     }
 
     /// The same with a replica of each master, that takes over soon when it is killed.
     pub(crate) fn with_replicas() -> Self {
-        Self::of(2)
+        Self::of(2, QUICK)
     }
 
-    fn of(copies: usize) -> Self {
-        let servers: Vec<_> = (0..MASTERS * copies).map(|_| launch()).collect();
+    fn of(copies: usize, node_timeout: Duration) -> Self {
+        let servers: Vec<_> = (0..MASTERS * copies).map(|_| launch(node_timeout)).collect();
         let cluster = Self { servers };
         cluster.form();
         cluster
@@ -65,6 +65,13 @@ impl RedisCluster {
             };
             self.servers.iter().all(ok)
         });
+        // What is published before two servers have shaken hands does not reach the other.
+        self.until("everybody is connected with everybody", || {
+            self.servers.iter().all(|server| {
+                let nodes = server.words("CLUSTER NODES");
+                !nodes.contains("handshake") && !nodes.contains("disconnected")
+            })
+        });
         self.until("every replica is in step", || {
             replicas.iter().all(|replica| replica.words("INFO replication").contains("master_link_status:up"))
         });
@@ -79,7 +86,7 @@ impl RedisCluster {
         static SHARED: Mutex<Weak<RedisCluster>> = Mutex::new(Weak::new());
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
         shared.upgrade().unwrap_or_else(|| {
-            let cluster = Arc::new(Self::start());
+            let cluster = Arc::new(Self::of(1, CALM));
             *shared = Arc::downgrade(&cluster);
             cluster
         })
@@ -183,12 +190,12 @@ fn id(server: &RedisServer) -> String {
     server.words("CLUSTER MYID").lines().nth(1).unwrap().to_owned()
 }
 
-fn launch() -> RedisServer {
+fn launch(node_timeout: Duration) -> RedisServer {
     // Servers of a cluster talk to each other on a second port.
     for _ in 0..50 {
         let port = free_port();
         if TcpListener::bind((Ipv4Addr::LOCALHOST, bus_port(port))).is_ok()
-            && let Some(server) = RedisServer::start_at(port, &options(port))
+            && let Some(server) = RedisServer::start_at(port, &options(port, node_timeout))
         {
             return server;
         }
@@ -196,8 +203,9 @@ fn launch() -> RedisServer {
     panic!("redis-server did not start as a part of a cluster");
 }
 
-fn options(port: u16) -> Vec<String> {
+fn options(port: u16, node_timeout: Duration) -> Vec<String> {
     let mut options = vec!["--cluster-port".to_owned(), bus_port(port).to_string()];
+    options.extend(["--cluster-node-timeout".to_owned(), node_timeout.as_millis().to_string()]);
     options.extend(CLUSTER_OPTIONS.map(str::to_owned));
     options
 }
@@ -208,12 +216,14 @@ fn bus_port(port: u16) -> u16 {
 }
 
 const MASTERS: usize = 3;
-const CLUSTER_OPTIONS: [&str; 10] = [
+/// So a failover in a test takes some three seconds.
+const QUICK: Duration = Duration::from_secs(2);
+/// Servers cut each other's links, and lose what is published on them, when one is silent for half of this: where nothing is
+/// killed, a busy machine must not be taken for a death.
+const CALM: Duration = Duration::from_secs(60);
+const CLUSTER_OPTIONS: [&str; 8] = [
     "--cluster-enabled",
     "yes",
-    // So a failover in a test takes some three seconds, and a busy machine does not cause one.
-    "--cluster-node-timeout",
-    "2000",
     "--cluster-require-full-coverage",
     "no",
     "--cluster-replica-validity-factor",

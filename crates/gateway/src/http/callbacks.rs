@@ -104,6 +104,7 @@ fn known(id: &str) -> Result<CallbackId, Problem> {
 
 /// `?user_id=&task_id=&cursor=`
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Filter {
     user_id: Option<String>,
     task_id: Option<String>,

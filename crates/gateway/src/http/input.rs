@@ -1,5 +1,7 @@
 //! Reading requests so that every error names the part that is wrong: path names, query fields, bodies, idempotency keys.
 
+use std::time::Duration;
+
 use axum::{
     extract::{FromRequest, FromRequestParts, Path, Query, Request, rejection::BytesRejection},
     http::{HeaderMap, StatusCode, request::Parts},
@@ -10,6 +12,9 @@ use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
 
+/// A body that has not come after this long does not come; a megabyte takes 800 kbit/s.
+const BODY_WITHIN: Duration = Duration::from_secs(10);
+
 /// A body of at most the route's limit.
 pub(crate) struct Body(pub(crate) Bytes);
 
@@ -17,7 +22,11 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        match Bytes::from_request(request, state).await {
+        let Ok(read) = tokio::time::timeout(BODY_WITHIN, Bytes::from_request(request, state)).await else {
+            let detail = format!("the body did not come within {} s", BODY_WITHIN.as_secs());
+            return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "too_slow", detail));
+        };
+        match read {
             Ok(bytes) => Ok(Self(bytes)),
             Err(rejection @ BytesRejection::FailedToBufferBody(_)) => {
                 let status = rejection.status();

@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use countersign_protocol::{
-    Address, Payload, TopicName, UserId,
+    Address, FieldError, Payload, TopicName, UserId,
     producer::{self, Published},
 };
 use serde::Serialize;
@@ -83,7 +83,15 @@ enum Outcome {
 }
 
 /// `POST /v1/batch`
-pub(crate) async fn batch(State(node): State<Arc<Node>>, Body(body): Body) -> Result<Json<BatchReply>, Problem> {
+pub(crate) async fn batch(
+    State(node): State<Arc<Node>>,
+    headers: HeaderMap,
+    Body(body): Body,
+) -> Result<Json<BatchReply>, Problem> {
+    if idempotency_key(&headers)?.is_some() {
+        let expected = "nothing, as each message of a batch has an idempotency_key of its own";
+        return Err(FieldError::new("Idempotency-Key", expected, "a key").into());
+    }
     let items = producer::parse_batch(&body)?;
     let items = items.into_iter().map(|item| item.map_err(GatewayError::from)).collect();
     let results = node.publish_all(items).await.into_iter().map(|result| match result {

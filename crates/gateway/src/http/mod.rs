@@ -18,7 +18,7 @@ use std::sync::Arc;
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Request, State},
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post, put},
@@ -26,7 +26,7 @@ use axum::{
 use problem::Problem;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::node::Node;
+use crate::{auth::origin, node::Node};
 
 /// Everything that a node serves.
 pub(crate) fn router(node: Arc<Node>) -> Router {
@@ -73,17 +73,31 @@ const BATCH_BODIES: usize = 8;
 
 /// Lets in who has a key, and nobody while the node cannot do what is asked for. Counts.
 async fn producers_door(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
-    let response = match node.producers.admit(request.headers()) {
-        Err(error) => Problem::from(error).into_response(),
-        // What is known of the node itself is said at any time.
-        Ok(()) if request.uri().path().ends_with("/v1/status") => next.run(request).await,
-        Ok(()) => match node.ready() {
-            Err(reason) => Problem::not_ready(&reason).into_response(),
-            Ok(()) => next.run(request).await,
-        },
-    };
+    let response =
+        match may_call(&node, request.headers()).and_then(|()| Ok(node.producers.admit(request.headers())?)) {
+            Err(problem) => problem.into_response(),
+            // What is known of the node itself is said at any time.
+            Ok(()) if request.uri().path().ends_with("/v1/status") => next.run(request).await,
+            Ok(()) => match node.ready() {
+                Err(reason) => Problem::not_ready(&reason).into_response(),
+                Ok(()) => next.run(request).await,
+            },
+        };
     node.metrics.http_request(response.status().as_u16());
     response
+}
+
+/// Producers are programs: a request that a browser made for a page of another origin is not theirs, whatever door is open.
+fn may_call(node: &Node, headers: &HeaderMap) -> Result<(), Problem> {
+    if origin::is_allowed(&node.config.allowed_origins, headers) && origin::is_honest_host(&node.config, headers) {
+        return Ok(());
+    }
+    Err(foreign_origin())
+}
+
+fn foreign_origin() -> Problem {
+    let detail = "pages of this origin may not connect: name it in WEBSOCKET_ALLOWED_ORIGINS";
+    Problem::new(StatusCode::FORBIDDEN, "foreign_origin", detail)
 }
 
 /// A node that drains keeps no HTTP connection alive.

@@ -20,6 +20,7 @@ use crate::{callbacks::Waited, error::GatewayError, node::Node};
 
 /// `?wait=`
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Wait {
     wait: Option<f64>,
 }
@@ -97,8 +98,6 @@ pub(crate) fn reply(id: CallbackId, waited: Waited) -> Result<Response, Problem>
             Ok((StatusCode::ACCEPTED, [(header::RETRY_AFTER, RETRY_AFTER)], Json(pending)).into_response())
         }
         Waited::NotFound => Err(GatewayError::NotFound.into()),
-        Waited::Unknown => {
-            Err(GatewayError::Unavailable(format!("the answer to callback {id} is not known yet")).into())
-        }
+        Waited::Unknown => Err(Problem::unknown(id)),
     }
 }

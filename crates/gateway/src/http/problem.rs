@@ -5,7 +5,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use countersign_protocol::FieldError;
+use countersign_protocol::{CallbackId, FieldError};
 use serde::Serialize;
 
 use crate::{
@@ -24,15 +24,24 @@ pub(crate) struct Problem {
     /// The field that is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<String>,
+    /// Of which callback the answer is not known: ask again with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    callback_id: Option<Box<CallbackId>>,
 }
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status: status.as_u16(), code, detail: detail.into(), field: None }
+        Self { status: status.as_u16(), code, detail: detail.into(), field: None, callback_id: None }
     }
 
     pub(crate) fn not_ready(reason: &str) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", format!("this node is not ready ({reason}): try again"))
+    }
+
+    /// Whether and how a callback ended is not known.
+    pub(crate) fn unknown(id: CallbackId) -> Self {
+        let error = GatewayError::Unavailable(format!("the answer to callback {id} is not known yet"));
+        Self { callback_id: Some(Box::new(id)), ..error.into() }
     }
 
     pub(crate) fn not_found(detail: &str) -> Self {

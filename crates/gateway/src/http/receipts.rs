@@ -11,6 +11,7 @@ use crate::node::Node;
 
 /// `?ack=&timeout=`
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct AckWanted {
     ack: Option<bool>,
     timeout: Option<f64>,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::{
     extract::{FromRequestParts, Request, State},
-    http::{StatusCode, header, request::Parts},
+    http::{header, request::Parts},
     response::{IntoResponse, Response},
 };
 use countersign_protocol::{
@@ -21,12 +21,15 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    auth::{origin, token},
+    auth::token,
     connection::Connection,
     metrics::Attempt,
     node::Node,
-    transport::Upgrade,
+    seldom::Seldom,
+    transport::{Sizes, Upgrade},
 };
+
+static FULL: Seldom = Seldom::new();
 
 /// `GET /`: a socket for clients of the bare host, the page for people.
 pub(crate) async fn page_or_socket(State(node): State<Arc<Node>>, request: Request) -> Response {
@@ -56,9 +59,8 @@ async fn accept(node: Arc<Node>, mut parts: Parts, topic: Option<Address>) -> Re
         node.metrics.attempt(attempt);
         problem.into_response()
     };
-    if !origin::is_allowed(&node.config.allowed_origins, &parts.headers) {
-        let detail = "pages of this origin may not connect: name it in WEBSOCKET_ALLOWED_ORIGINS";
-        return Err(refuse(Attempt::RefusedOrigin, Problem::new(StatusCode::FORBIDDEN, "foreign_origin", detail)));
+    if super::may_call(&node, &parts.headers).is_err() {
+        return Err(refuse(Attempt::RefusedOrigin, super::foreign_origin()));
     }
     if let Err(reason) = node.ready() {
         return Err(refuse(Attempt::RefusedNotReady, Problem::not_ready(&reason)));
@@ -69,11 +71,11 @@ async fn accept(node: Arc<Node>, mut parts: Parts, topic: Option<Address>) -> Re
     let (since, topics) = wishes(&query, topic).map_err(|error| refuse(Attempt::Failed, error.into()))?;
 
     let protocol = token::subprotocol(&parts.headers);
-    let longest = node.config.max_message_bytes;
+    let sizes = Sizes { received: node.config.max_message_bytes, sent: node.config.publish_max_bytes };
     let given = token::find(&parts.headers, &parts.uri);
     let user_id = query.iter().find(|(name, _)| name == "user_id").map(|(_, value)| value.as_str());
     let serving = node.shutdown.serving.token();
-    let closed = |reason: Close| upgrade_and_close(reason, protocol.clone(), longest, node.shutdown.serving.token());
+    let closed = |reason: Close| upgrade_and_close(reason, protocol.clone(), sizes, node.shutdown.serving.token());
     let identity = match node.clients.identify(given.as_ref().map(ExposeSecret::expose_secret), user_id) {
         Ok(identity) => identity,
         Err(error) => {
@@ -84,10 +86,12 @@ async fn accept(node: Arc<Node>, mut parts: Parts, topic: Option<Address>) -> Re
     };
     let Ok(place) = Arc::clone(&node.places).try_acquire_owned() else {
         node.metrics.attempt(Attempt::RefusedLimit);
-        tracing::warn!(limit = "WEBSOCKET_MAX_CONNECTIONS", "a connection was refused");
+        if let Some(left_out) = FULL.line() {
+            tracing::warn!(limit = "WEBSOCKET_MAX_CONNECTIONS", left_out, "a connection was refused");
+        }
         return Ok(closed(close::FULL)(upgrade));
     };
-    Ok(upgrade.accept(protocol, longest, move |socket| async move {
+    Ok(upgrade.accept(protocol, sizes, move |socket| async move {
         let connection = Connection::new(node, socket, place, &identity);
         connection.run(since, topics).await;
         drop(serving);
@@ -98,11 +102,11 @@ async fn accept(node: Arc<Node>, mut parts: Parts, topic: Option<Address>) -> Re
 fn upgrade_and_close(
     reason: Close,
     protocol: Option<String>,
-    longest: usize,
+    sizes: Sizes,
     serving: tokio_util::task::task_tracker::TaskTrackerToken,
 ) -> impl FnOnce(Upgrade) -> Response {
     move |upgrade| {
-        upgrade.accept(protocol, longest, move |socket| async move {
+        upgrade.accept(protocol, sizes, move |socket| async move {
             socket.close(reason).await;
             drop(serving);
         })

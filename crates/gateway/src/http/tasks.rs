@@ -16,6 +16,7 @@ use crate::{node::Node, tasks::cancelled_event};
 
 /// `?user_id=`
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Whose {
     pub(crate) user_id: Option<String>,
 }
@@ -32,10 +33,16 @@ pub(crate) struct CancelReply {
 pub(crate) async fn cancel(
     State(node): State<Arc<Node>>,
     Name(task): Name,
+    Asked(whose): Asked<Whose>,
     Body(body): Body,
 ) -> Result<Json<CancelReply>, Problem> {
     let task = TaskId::parse(&task)?;
-    let user = user_of(&body)?;
+    let user = match (whose.user_id.as_deref().map(UserId::parse).transpose()?, user_of(&body)?) {
+        (Some(query), Some(body)) if query != body => {
+            return Err(FieldError::new("user_id", "the same user in the query and in the body", "two").into());
+        }
+        (query, body) => body.or(query),
+    };
     let cancelled = node.cancel(user.as_ref(), &task, &Canceller::Producer).await?;
     let callbacks_closed = cancelled.iter().map(|cancelled| cancelled.callbacks_closed).sum();
     let events = cancelled.into_iter().map(|cancelled| {
@@ -49,7 +56,12 @@ fn user_of(body: &[u8]) -> Result<Option<UserId>, FieldError> {
         return Ok(None);
     }
     match serde_json::from_slice(body) {
-        Ok(Value::Object(map)) => Fields::of(&map).parsed("user_id", UserId::parse),
+        Ok(Value::Object(map)) => {
+            let fields = Fields::of(&map);
+            // A misspelt user must not become everybody.
+            fields.only(&["user_id"])?;
+            fields.parsed("user_id", UserId::parse)
+        }
         _ => Err(FieldError::new("body", "nothing, or {user_id?}", "something else")),
     }
 }

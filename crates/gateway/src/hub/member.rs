@@ -38,7 +38,7 @@ impl Member {
     pub(super) fn go_live(&mut self, first: Vec<Frame>, position: Option<&Position>, questions: &HashSet<CallbackId>) {
         self.told = Told::of(position, questions).map(Box::new);
         for frame in first {
-            self.outbox.push(frame);
+            self.outbox.owe(frame);
         }
         for frame in self.held.take().unwrap_or_default() {
             self.take(frame);
@@ -62,7 +62,7 @@ impl Member {
     /// The node itself says something, outside of any history.
     pub(super) fn tell(&mut self, frame: Frame) {
         match &mut self.held {
-            None => self.outbox.push(frame),
+            None => self.outbox.owe(frame),
             Some(held) => held.push(frame),
         }
     }

@@ -33,7 +33,10 @@ pub(crate) struct Outbox {
 #[derive(Debug, Default)]
 struct Queue {
     frames: VecDeque<Frame>,
+    /// Of what is not owed.
     bytes: usize,
+    /// Frames that do not count.
+    owed_frames: usize,
     close: Option<Close>,
 }
 
@@ -73,6 +76,24 @@ impl Outbox {
         self.changed.notify_one();
     }
 
+    /// Adds a frame that the connection is owed whatever its size, such as its user's open questions: state, of which there is a
+    /// limit elsewhere, and not traffic.
+    pub(crate) fn owe(&self, frame: Frame) {
+        let mut queue = self.lock();
+        if queue.close.is_none() {
+            queue.owed_frames += 1;
+            queue.frames.push_back(frame);
+        }
+        drop(queue);
+        self.changed.notify_one();
+    }
+
+    /// Whether frames of so many bytes together fit into an outbox that is empty.
+    pub(crate) fn would_hold(&self, frames: &[Frame]) -> bool {
+        let bytes: usize = frames.iter().map(Frame::len).sum();
+        frames.len() <= 1 || (frames.len() <= self.limits.frames && bytes <= self.limits.bytes)
+    }
+
     /// Tells the connection to close. The first reason stays; after [`close::DRAIN`] what waits is still sent.
     pub(crate) fn close(&self, reason: Close) {
         self.lock().close(reason);
@@ -85,7 +106,7 @@ impl Outbox {
             {
                 let mut queue = self.lock();
                 if !queue.frames.is_empty() {
-                    queue.bytes = 0;
+                    (queue.bytes, queue.owed_frames) = (0, 0);
                     buffer.extend(queue.frames.drain(..));
                     // An idle connection keeps no memory for a burst that it once had.
                     if queue.frames.capacity() > 64 {
@@ -125,7 +146,8 @@ impl Outbox {
 
 impl Queue {
     fn fits(&self, frame: &Frame, limits: OutboxLimits) -> bool {
-        self.frames.is_empty() || (self.frames.len() < limits.frames && self.bytes + frame.len() <= limits.bytes)
+        let counted = self.frames.len() - self.owed_frames;
+        counted == 0 || (counted < limits.frames && self.bytes + frame.len() <= limits.bytes)
     }
 
     fn close(&mut self, reason: Close) {
@@ -135,7 +157,7 @@ impl Queue {
         self.close = Some(reason);
         if reason != close::DRAIN {
             self.frames = VecDeque::new();
-            self.bytes = 0;
+            (self.bytes, self.owed_frames) = (0, 0);
         }
     }
 }
@@ -189,6 +211,22 @@ mod tests {
         let outbox = outbox(10, 10);
         outbox.push(frame(5000));
         assert_eq!(turn(&outbox), Some((Turn::Send, 1)));
+    }
+
+    #[test]
+    fn what_a_connection_is_owed_fits_and_takes_no_room_from_the_rest() {
+        let outbox = outbox(10, 2);
+        for _ in 0..5 {
+            outbox.owe(frame(5000));
+        }
+        outbox.push(frame(5));
+        outbox.push(frame(5));
+        assert_eq!(turn(&outbox), Some((Turn::Send, 7)));
+        outbox.owe(frame(5000));
+        for _ in 0..3 {
+            outbox.push(frame(5));
+        }
+        assert_eq!(turn(&outbox), Some((Turn::Close(close::SLOW), 0)));
     }
 
     #[test]

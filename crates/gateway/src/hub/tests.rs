@@ -124,6 +124,18 @@ fn another_hole_behind_the_first_is_seen() {
 }
 
 #[test]
+fn a_made_up_position_is_dropped_and_stops_nothing() {
+    let (hub, _) = hub();
+    let alice = connect(&hub);
+    live(&alice, &topic("a"));
+    hub.deliver([(topic("a"), at("1", "e", 1))]);
+    assert!(hub.deliver([(topic("a"), at("forged", "e", 1000)), (topic("a"), at("2", "e", 2))]).hole);
+    assert!(!hub.release(&topic("a"), known(&["2"], "e", 2)));
+    hub.deliver([(topic("a"), at("3", "e", 3))]);
+    assert_eq!((sent(&alice), hub.holding()), (vec!["1".into(), "2".into(), "3".into()], vec![]));
+}
+
+#[test]
 fn a_new_numbering_from_its_beginning_is_no_hole() {
     let (hub, _) = hub();
     let alice = connect(&hub);

@@ -1,0 +1,50 @@
+//! A line of the log that somebody outside can provoke: once a second at most, with how many were left out.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::node::now;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Seldom {
+    /// The second of the last line.
+    last: AtomicU64,
+    left_out: AtomicU64,
+}
+
+impl Seldom {
+    pub(crate) const fn new() -> Self {
+        Self { last: AtomicU64::new(0), left_out: AtomicU64::new(0) }
+    }
+
+    /// Whether it is time for a line, and how many were left out since the last one.
+    pub(crate) fn line(&self) -> Option<u64> {
+        let second = whole_seconds(now());
+        if self.last.swap(second, Relaxed) == second {
+            self.left_out.fetch_add(1, Relaxed);
+            return None;
+        }
+        Some(self.left_out.swap(0, Relaxed))
+    }
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "seconds since 1970 fit and are no fraction"
+)]
+fn whole_seconds(seconds: f64) -> u64 {
+    seconds as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_of_one_moment_are_one_line_or_two() {
+        let seldom = Seldom::new();
+        let lines: Vec<u64> = (0..1000).filter_map(|_| seldom.line()).collect();
+        assert!((1..=2).contains(&lines.len()), "{lines:?}");
+    }
+}
