@@ -276,3 +276,27 @@ async fn an_unknown_callback_is_404() {
     assert_eq!(reply.header("content-type"), "application/problem+json", "{reply:?}");
     assert_eq!(reply.status, 404, "{reply:?}");
 }
+
+#[tokio::test]
+async fn a_decision_can_be_accounted_for_on_any_node() {
+    let cluster = Cluster::start(3).await;
+    let mut alice = cluster.device(1, "alice").await;
+    let id = cluster.api(0).ask("alice", "t1", json!({})).await;
+    let question = alice.expect_type("task_step_result").await;
+    alice.confirm(&id, true).await;
+    let record = cluster.api(2).get(&format!("/v1/callbacks/{id}/record")).await.expect_status(200);
+    assert_eq!(
+        (&record["status"], &record["user_id"], &record["task_id"]),
+        (&json!("confirmed"), &json!("alice"), &json!("t1"))
+    );
+    let welcome = alice.welcome();
+    assert_eq!(record["answered_via"]["connection_id"], welcome["connection_id"], "{record}");
+    assert_eq!(record["answered_via"]["node_id"], welcome["node_id"], "{record}");
+    assert_ne!(record["asked_via"], welcome["node_id"], "it was asked on another node: {record}");
+    assert_eq!(record["asked_at"], question["timestamp"]);
+    assert_eq!(record["first_delivered_at"], question["timestamp"], "a node with alice heard it at once");
+    assert_eq!((&record["decision"]["proceed"], &record["decision"]["by"]), (&json!(true), &json!("alice")));
+    let shown = record["shown"].as_str().expect("a digest");
+    assert!(shown.strip_prefix("sha256:").is_some_and(|digest| digest.len() == 64), "{shown}");
+    assert_eq!(cluster.api(0).get("/v1/callbacks/00-00000000000000000000000000000000/record").await.status, 404);
+}
