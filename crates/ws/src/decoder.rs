@@ -1,0 +1,374 @@
+//! Turns the bytes of one connection into events. A frame that is whole in what was read is unmasked where it lies and
+//! lent; only what is cut, by reads or into fragments, is put together in the decoder's own memory, which is given back
+//! when it has been taken. So an idle connection holds nothing but this struct, and what it holds never passes what its
+//! peer has really sent.
+//!
+//! After a violation a decoder swallows what comes, and as long as it knows where frames begin it looks for the peer's
+//! close frame. So a connection that closes sends its own close frame, goes on reading for a bounded time until
+//! [`Decoder::heard_close`] or the end of the stream, and then hangs up: its peer, which may be in the middle of sending
+//! what was too long, hears the code and not a reset.
+
+#![allow(clippy::mut_mut, reason = "a cursor over what was read, which may be changed in place")]
+
+use std::{fmt, mem};
+
+use crate::{
+    close,
+    event::Event,
+    header::{Compression, Header, LONGEST, Opcode},
+    limits::Limits,
+    mask, utf8,
+    violation::Violation,
+};
+
+/// Which side we are: the other one is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// We are the server: frames come masked.
+    Server,
+    /// We are the client: frames come unmasked.
+    Client,
+}
+
+/// What a connection keeps between two reads: 64 bytes, and nothing on the heap between messages.
+pub struct Decoder {
+    /// The payload so far of the message that is not whole yet, unmasked; behind it, `tail` bytes of a control frame.
+    assembly: Vec<u8>,
+    progress: Progress,
+    limits: Limits,
+    /// Of the message that is not whole yet.
+    fragments: u32,
+    /// Bytes at the end of `assembly` that belong to a control frame: at most 125.
+    tail: u8,
+    /// Bytes at the end of a text so far that are not a whole character yet: at most three.
+    unchecked: u8,
+    message: Option<Message>,
+    lent: Lent,
+    mode: Mode,
+    role: Role,
+}
+
+/// Where in a frame the next byte is.
+enum Progress {
+    /// In its head, of which this much has come.
+    Head { bytes: [u8; LONGEST - 1], have: u8 },
+    /// In its payload.
+    Payload { opcode: Opcode, last: bool, mask: [u8; 4], remaining: u64 },
+}
+
+/// The message whose last fragment has not come.
+#[derive(Clone, Copy)]
+struct Message {
+    text: bool,
+    compressed: bool,
+}
+
+/// What the last event borrowed, to be given back at the next call.
+#[derive(Clone, Copy, PartialEq)]
+enum Lent {
+    Nothing,
+    Tail,
+    Message,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Mode {
+    Open,
+    /// After a violation: only a close frame is still looked for.
+    Closing,
+    /// The peer's close frame has come, so nothing more may.
+    Closed,
+    /// It is not known where frames begin.
+    Lost,
+}
+
+/// A whole message or control frame.
+enum Whole<'i> {
+    /// Lent from where it was read.
+    Read(Event<'i>),
+    /// Put together, and known to be well formed.
+    Assembled(Opcode),
+}
+
+const NO_HEAD: Progress = Progress::Head { bytes: [0; LONGEST - 1], have: 0 };
+
+impl Decoder {
+    /// For a new connection on which no compression was agreed.
+    pub fn new(role: Role, limits: Limits) -> Self {
+        Self {
+            assembly: Vec::new(),
+            progress: NO_HEAD,
+            limits,
+            fragments: 0,
+            tail: 0,
+            unchecked: 0,
+            message: None,
+            lent: Lent::Nothing,
+            mode: Mode::Open,
+            role,
+        }
+    }
+
+    /// The next event of `input`, which shrinks to what is behind it; `None` when all of it has been taken.
+    ///
+    /// To be called until it says `None`: only then is the memory of the last event given back.
+    ///
+    /// # Errors
+    /// What the peer did against the rules, said once: close with its code. The rest of the input is gone then.
+    pub fn next<'s, 'i: 's>(&'s mut self, input: &mut &'i mut [u8]) -> Result<Option<Event<'s>>, Violation> {
+        self.take_back();
+        let said = self.mode != Mode::Open;
+        match self.advance(input, Compression::None) {
+            Ok(None) => Ok(None),
+            Ok(Some(Whole::Read(event))) => Ok(Some(event)),
+            Ok(Some(Whole::Assembled(opcode))) => Ok(Some(self.assembled(opcode))),
+            Err(violation) => {
+                self.fail(violation, input, Compression::None);
+                if said { Ok(None) } else { Err(violation) }
+            }
+        }
+    }
+
+    /// Whether the peer has sent its close frame, before or after a violation: there is nothing more to read.
+    pub fn heard_close(&self) -> bool {
+        self.mode == Mode::Closed
+    }
+
+    /// Bytes of memory held beside this struct: 0 between messages.
+    pub fn held_bytes(&self) -> usize {
+        self.assembly.capacity()
+    }
+
+    /// Frames until one completes something.
+    fn advance<'i>(
+        &mut self,
+        input: &mut &'i mut [u8],
+        compression: Compression,
+    ) -> Result<Option<Whole<'i>>, Violation> {
+        loop {
+            if matches!(self.mode, Mode::Closed | Mode::Lost) {
+                *input = &mut [];
+                return Ok(None);
+            }
+            if matches!(self.progress, Progress::Head { .. }) {
+                let Some(header) = self.head(input, compression)? else { return Ok(None) };
+                let Header { opcode, last, length, mask, .. } = header;
+                self.progress = Progress::Payload { opcode, last, mask: mask.unwrap_or_default(), remaining: length };
+                if self.mode == Mode::Open {
+                    self.admit(header)?;
+                }
+            }
+            let whole = self.payload(input)?;
+            if whole.is_some() {
+                return Ok(whole);
+            }
+            if matches!(self.progress, Progress::Payload { .. }) {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Takes the head of a frame from the input; `None` when it is not whole yet.
+    fn head(&mut self, input: &mut &mut [u8], compression: Compression) -> Result<Option<Header>, Violation> {
+        let Progress::Head { bytes, have } = &mut self.progress else { return Ok(None) };
+        if *have == 0
+            && let Some(header) = Header::parse(self.role, compression, input)?
+        {
+            take(input, header.size());
+            return Ok(Some(header));
+        }
+        let mut head = [0; LONGEST];
+        let mut length = usize::from(*have);
+        head.iter_mut().zip(bytes.iter().take(length)).for_each(|(to, from)| *to = *from);
+        while let Some(byte) = take(input, 1).first()
+            && let Some(to) = head.get_mut(length)
+        {
+            *to = *byte;
+            length += 1;
+            let so_far = head.get(..length).unwrap_or_default();
+            if let Some(header) = Header::parse(self.role, compression, so_far)? {
+                return Ok(Some(header));
+            }
+        }
+        bytes.iter_mut().zip(head).for_each(|(to, from)| *to = from);
+        // At most 13: with 14 bytes every head is whole.
+        *have = u8::try_from(length).unwrap_or_default();
+        Ok(None)
+    }
+
+    /// Whether a frame may come here and may be this long.
+    fn admit(&mut self, header: Header) -> Result<(), Violation> {
+        let message = match header.opcode {
+            Opcode::Close | Opcode::Ping | Opcode::Pong => return Ok(()),
+            Opcode::Text | Opcode::Binary => {
+                if self.message.is_some() {
+                    return Err(Violation::Interleaved);
+                }
+                self.fragments = 0;
+                Message { text: header.opcode == Opcode::Text, compressed: header.compressed }
+            }
+            Opcode::Continuation => self.message.ok_or(Violation::NothingToContinue)?,
+        };
+        if self.fragments >= self.limits.fragments() {
+            return Err(Violation::TooManyFragments(self.limits.fragments()));
+        }
+        self.fragments += 1;
+        let room = self.limits.message_bytes().saturating_sub(self.assembly.len());
+        if usize::try_from(header.length).map_or(true, |length| length > room) {
+            return Err(Violation::TooLong(u32::try_from(self.limits.message_bytes()).unwrap_or(u32::MAX)));
+        }
+        self.message = Some(message);
+        Ok(())
+    }
+
+    /// Takes payload from the input: the whole that it completes, if it completes one.
+    fn payload<'i>(&mut self, input: &mut &'i mut [u8]) -> Result<Option<Whole<'i>>, Violation> {
+        let Progress::Payload { opcode, last, mask, remaining } = &mut self.progress else { return Ok(None) };
+        let (opcode, last) = (*opcode, *last);
+        let piece = take(input, usize::try_from(*remaining).unwrap_or(usize::MAX));
+        *remaining -= u64::try_from(piece.len()).unwrap_or(*remaining);
+        let rest = *remaining;
+        let ignored = self.mode != Mode::Open && opcode != Opcode::Close;
+        if !ignored {
+            mask::apply(*mask, piece);
+            *mask = mask::rotated(*mask, piece.len());
+        }
+        let piece = &*piece;
+        if rest == 0 {
+            self.progress = NO_HEAD;
+        }
+        if ignored {
+            return Ok(None);
+        }
+        if opcode.is_control() {
+            return self.control(opcode, piece, rest == 0);
+        }
+        let Some(message) = self.message else { return Ok(None) };
+        let opcode = if message.text { Opcode::Text } else { Opcode::Binary };
+        let whole = rest == 0 && last;
+        if whole {
+            self.message = None;
+            if self.assembly.is_empty() {
+                return lend(opcode, piece).map(|event| Some(Whole::Read(event)));
+            }
+        }
+        self.keep(piece, if last { rest } else { 0 }, message)?;
+        if !whole {
+            return Ok(None);
+        }
+        self.lent = Lent::Message;
+        if mem::take(&mut self.unchecked) > 0 { Err(Violation::NotUtf8) } else { Ok(Some(Whole::Assembled(opcode))) }
+    }
+
+    /// Takes a piece of a control frame, which may come in the middle of a message.
+    fn control<'i>(&mut self, opcode: Opcode, piece: &'i [u8], end: bool) -> Result<Option<Whole<'i>>, Violation> {
+        let read = end && self.tail == 0;
+        if !read {
+            self.assembly.extend_from_slice(piece);
+            self.tail += u8::try_from(piece.len()).expect("a control frame has at most 125 bytes");
+            if !end {
+                return Ok(None);
+            }
+            self.lent = Lent::Tail;
+        }
+        if opcode == Opcode::Close {
+            self.mode = Mode::Closed;
+        }
+        if read {
+            return lend(opcode, piece).map(|event| Some(Whole::Read(event)));
+        }
+        lend(opcode, self.tail()).map(|_| Some(Whole::Assembled(opcode)))
+    }
+
+    /// What was put together, as an event.
+    fn assembled(&self, opcode: Opcode) -> Event<'_> {
+        let bytes = if opcode.is_control() { self.tail() } else { &self.assembly };
+        lend(opcode, bytes).expect("a close frame was checked when it was whole, a text whenever more of it came")
+    }
+
+    /// The control frame behind the message that is not whole yet.
+    fn tail(&self) -> &[u8] {
+        self.assembly.get(self.assembly.len() - usize::from(self.tail)..).unwrap_or_default()
+    }
+
+    /// Appends to the message that is not whole yet; `rest` is how much more is known to come, if that is known.
+    fn keep(&mut self, piece: &[u8], rest: u64, message: Message) -> Result<(), Violation> {
+        let held = self.assembly.len();
+        if rest > 0 && self.assembly.capacity() - held < piece.len() {
+            // The end is in sight: no further than it, and never more than what has come once more.
+            let ahead = usize::try_from(rest).unwrap_or(usize::MAX).min(held + piece.len());
+            self.assembly.reserve_exact(piece.len() + ahead);
+        }
+        self.assembly.extend_from_slice(piece);
+        if message.text && !message.compressed {
+            let unchecked = self.assembly.get(held - usize::from(self.unchecked)..).unwrap_or_default();
+            self.unchecked = utf8::beginning(unchecked).ok_or(Violation::NotUtf8)?;
+        }
+        Ok(())
+    }
+
+    /// Gives back what the last event borrowed.
+    fn take_back(&mut self) {
+        match self.lent {
+            Lent::Nothing => return,
+            Lent::Message => self.assembly = Vec::new(),
+            Lent::Tail => {
+                self.assembly.truncate(self.assembly.len() - usize::from(self.tail));
+                self.tail = 0;
+                if self.assembly.is_empty() {
+                    self.assembly = Vec::new();
+                }
+            }
+        }
+        self.lent = Lent::Nothing;
+    }
+
+    /// After a violation: swallows the rest of the input, in which a close frame may be.
+    fn fail(&mut self, violation: Violation, input: &mut &mut [u8], compression: Compression) {
+        self.assembly = Vec::new();
+        self.tail = 0;
+        self.message = None;
+        self.mode = match self.mode {
+            Mode::Closed => Mode::Closed,
+            Mode::Open if violation.leaves_frames_readable() => Mode::Closing,
+            _ => Mode::Lost,
+        };
+        while !input.is_empty() {
+            if self.advance(input, compression).is_err() && self.mode != Mode::Closed {
+                self.mode = Mode::Lost;
+            }
+        }
+        self.lent = Lent::Nothing;
+        if self.mode != Mode::Closing {
+            self.assembly = Vec::new();
+        }
+    }
+}
+
+/// A whole payload as an event.
+fn lend(opcode: Opcode, payload: &[u8]) -> Result<Event<'_>, Violation> {
+    Ok(match opcode {
+        Opcode::Text => Event::Text(utf8::whole(payload).ok_or(Violation::NotUtf8)?),
+        Opcode::Binary | Opcode::Continuation => Event::Binary(payload),
+        Opcode::Ping => Event::Ping(payload),
+        Opcode::Pong => Event::Pong(payload),
+        Opcode::Close => Event::Close(close::parse(payload)?),
+    })
+}
+
+impl fmt::Debug for Decoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Decoder")
+            .field("role", &self.role)
+            .field("held_bytes", &self.held_bytes())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The first `count` bytes, or as many as there are.
+fn take<'i>(input: &mut &'i mut [u8], count: usize) -> &'i mut [u8] {
+    let all = mem::take(input);
+    let (taken, rest) = all.split_at_mut(count.min(all.len()));
+    *input = rest;
+    taken
+}
