@@ -14,6 +14,7 @@ use std::{fmt, mem};
 
 use crate::{
     close,
+    deflate::Inflater,
     event::Event,
     header::{Compression, Header, LONGEST, Opcode},
     limits::Limits,
@@ -88,12 +89,14 @@ enum Whole<'i> {
     Read(Event<'i>),
     /// Put together, and known to be well formed.
     Assembled(Opcode),
+    /// A compressed message: where it was read, or put together if it was not read whole.
+    Deflated { opcode: Opcode, read: Option<&'i [u8]> },
 }
 
 const NO_HEAD: Progress = Progress::Head { bytes: [0; LONGEST - 1], have: 0 };
 
 impl Decoder {
-    /// For a new connection on which no compression was agreed.
+    /// For a new connection.
     pub fn new(role: Role, limits: Limits) -> Self {
         Self {
             assembly: Vec::new(),
@@ -116,17 +119,51 @@ impl Decoder {
     /// # Errors
     /// What the peer did against the rules, said once: close with its code. The rest of the input is gone then.
     pub fn next<'s, 'i: 's>(&'s mut self, input: &mut &'i mut [u8]) -> Result<Option<Event<'s>>, Violation> {
+        self.step(input, None)
+    }
+
+    /// Like [`Decoder::next`], for a connection on which permessage-deflate was agreed without context takeover: so one
+    /// inflater serves all connections of a thread. It is not touched unless a compressed message is whole.
+    ///
+    /// # Errors
+    /// Like [`Decoder::next`], and for a message that cannot be inflated or becomes too long when it is.
+    pub fn next_inflating<'s, 'i: 's>(
+        &'s mut self,
+        input: &mut &'i mut [u8],
+        inflater: &'s mut Inflater,
+    ) -> Result<Option<Event<'s>>, Violation> {
+        self.step(input, Some(inflater))
+    }
+
+    fn step<'s, 'i: 's>(
+        &'s mut self,
+        input: &mut &'i mut [u8],
+        inflater: Option<&'s mut Inflater>,
+    ) -> Result<Option<Event<'s>>, Violation> {
         self.take_back();
         let said = self.mode != Mode::Open;
-        match self.advance(input, Compression::None) {
-            Ok(None) => Ok(None),
-            Ok(Some(Whole::Read(event))) => Ok(Some(event)),
-            Ok(Some(Whole::Assembled(opcode))) => Ok(Some(self.assembled(opcode))),
-            Err(violation) => {
-                self.fail(violation, input, Compression::None);
-                if said { Ok(None) } else { Err(violation) }
+        let compression = if inflater.is_some() { Compression::Agreed } else { Compression::None };
+        let violation = match self.advance(input, compression) {
+            Ok(None) => return Ok(None),
+            Ok(Some(Whole::Read(event))) => return Ok(Some(event)),
+            Ok(Some(Whole::Assembled(opcode))) => return Ok(Some(self.assembled(opcode))),
+            Ok(Some(Whole::Deflated { opcode, read })) => {
+                let longest = self.limits.message_bytes();
+                let deflated = read.unwrap_or(&self.assembly);
+                let inflated = match inflater {
+                    Some(inflater) => inflater.inflate(deflated, longest),
+                    // The caller has forgotten what was agreed when the message began.
+                    None => Err(Violation::ReservedBit),
+                };
+                match inflated.and_then(|message| lend(opcode, message)) {
+                    Ok(event) => return Ok(Some(event)),
+                    Err(violation) => violation,
+                }
             }
-        }
+            Err(violation) => violation,
+        };
+        self.fail(violation, input, compression);
+        if said { Ok(None) } else { Err(violation) }
     }
 
     /// Whether the peer has sent its close frame, before or after a violation: there is nothing more to read.
@@ -213,7 +250,10 @@ impl Decoder {
             return Err(Violation::TooManyFragments(self.limits.fragments()));
         }
         self.fragments += 1;
-        let room = self.limits.message_bytes().saturating_sub(self.assembly.len());
+        let most = self.limits.message_bytes();
+        // What cannot be deflated grows a little, by blocks and flushes.
+        let most = if message.compressed { most.saturating_add(most / 8 + 64) } else { most };
+        let room = most.saturating_sub(self.assembly.len());
         if usize::try_from(header.length).map_or(true, |length| length > room) {
             return Err(Violation::TooLong(u32::try_from(self.limits.message_bytes()).unwrap_or(u32::MAX)));
         }
@@ -249,6 +289,9 @@ impl Decoder {
         if whole {
             self.message = None;
             if self.assembly.is_empty() {
+                if message.compressed {
+                    return Ok(Some(Whole::Deflated { opcode, read: Some(piece) }));
+                }
                 return lend(opcode, piece).map(|event| Some(Whole::Read(event)));
             }
         }
@@ -257,6 +300,9 @@ impl Decoder {
             return Ok(None);
         }
         self.lent = Lent::Message;
+        if message.compressed {
+            return Ok(Some(Whole::Deflated { opcode, read: None }));
+        }
         if mem::take(&mut self.unchecked) > 0 { Err(Violation::NotUtf8) } else { Ok(Some(Whole::Assembled(opcode))) }
     }
 

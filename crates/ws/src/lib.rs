@@ -9,6 +9,7 @@
 //! - [`header`]: the head of a frame, read and written.
 //! - [`frame`]: whole frames, written.
 //! - [`close`]: the body of a close frame, and which codes may be on the wire.
+//! - [`deflate`]: permessage-deflate without context takeover: agreed on, made and read.
 //! - [`mask`]: exclusive or, eight bytes at a time.
 //! - [`handshake`]: the HTTP request and answer that open a connection, field by field, from both sides.
 //!
@@ -40,6 +41,7 @@
 
 pub mod close;
 pub mod decoder;
+pub mod deflate;
 pub mod event;
 pub mod frame;
 pub mod handshake;
@@ -50,6 +52,7 @@ mod utf8;
 pub mod violation;
 
 pub use decoder::{Decoder, Role};
+pub use deflate::{Deflater, Inflater};
 pub use event::Event;
 pub use header::{Header, Opcode};
 pub use limits::Limits;

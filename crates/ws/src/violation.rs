@@ -49,6 +49,9 @@ pub enum Violation {
     /// RFC 6455 §8.1.
     #[error("a text message must be UTF-8")]
     NotUtf8,
+    /// RFC 7692 §7.2.2.
+    #[error("a compressed message must be whole DEFLATE blocks")]
+    BadDeflate,
     /// [`Limits::new`](crate::Limits::new).
     #[error("a message must be at most {0} bytes long")]
     TooLong(u32),
@@ -73,7 +76,7 @@ impl Violation {
             | Self::Interleaved
             | Self::ShortClose
             | Self::CloseCode(_) => 1002,
-            Self::CloseReason | Self::NotUtf8 => 1007,
+            Self::CloseReason | Self::NotUtf8 | Self::BadDeflate => 1007,
             Self::TooManyFragments(_) => 1008,
             Self::TooLong(_) => 1009,
         }
@@ -83,7 +86,12 @@ impl Violation {
     pub(crate) fn leaves_frames_readable(self) -> bool {
         matches!(
             self,
-            Self::NothingToContinue | Self::Interleaved | Self::NotUtf8 | Self::TooLong(_) | Self::TooManyFragments(_)
+            Self::NothingToContinue
+                | Self::Interleaved
+                | Self::NotUtf8
+                | Self::BadDeflate
+                | Self::TooLong(_)
+                | Self::TooManyFragments(_)
         )
     }
 }

@@ -235,6 +235,7 @@ fn every_violation_fits_into_a_close_frame() {
         Violation::CloseCode(u16::MAX),
         Violation::CloseReason,
         Violation::NotUtf8,
+        Violation::BadDeflate,
         Violation::TooLong(u32::MAX),
         Violation::TooManyFragments(u32::MAX),
     ] {

@@ -1,7 +1,7 @@
 //! Events that outlive the decoder, and frames of both roles.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use countersign_ws::{Decoder, Event, Header, Limits, Opcode, Role, Violation, frame};
+use countersign_ws::{Decoder, Event, Header, Inflater, Limits, Opcode, Role, Violation, frame};
 
 /// An event with its own memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,11 +32,24 @@ pub(crate) fn text(text: &str) -> Heard {
 
 /// Feeds one read.
 pub(crate) fn feed(decoder: &mut Decoder, bytes: &[u8]) -> Vec<Heard> {
+    feed_either(decoder, None, bytes)
+}
+
+/// Feeds one read of a connection on which compression was agreed.
+pub(crate) fn feed_inflating(decoder: &mut Decoder, inflater: &mut Inflater, bytes: &[u8]) -> Vec<Heard> {
+    feed_either(decoder, Some(inflater), bytes)
+}
+
+fn feed_either(decoder: &mut Decoder, mut inflater: Option<&mut Inflater>, bytes: &[u8]) -> Vec<Heard> {
     let mut scratch = bytes.to_vec();
     let mut unread = scratch.as_mut_slice();
     let mut heard = Vec::new();
     loop {
-        match decoder.next(&mut unread) {
+        let next = match &mut inflater {
+            Some(inflater) => decoder.next_inflating(&mut unread, inflater),
+            None => decoder.next(&mut unread),
+        };
+        match next {
             Ok(Some(event)) => heard.push(event.into()),
             Ok(None) => break,
             Err(violation) => {
