@@ -16,7 +16,7 @@ use crate::{
     close,
     deflate::Inflater,
     event::Event,
-    header::{Compression, Header, LONGEST, Opcode},
+    header::{Compression, Header, LONGEST, Opcode, SHORT},
     limits::Limits,
     mask, utf8,
     violation::Violation,
@@ -52,7 +52,7 @@ pub struct Decoder {
 /// Where in a frame the next byte is.
 enum Progress {
     /// In its head, of which this much has come.
-    Head { bytes: [u8; LONGEST - 1], have: u8 },
+    Head { bytes: [u8; LONGEST], have: u8 },
     /// In its payload.
     Payload { opcode: Opcode, last: bool, mask: [u8; 4], remaining: u64 },
 }
@@ -93,7 +93,7 @@ enum Whole<'i> {
     Deflated { opcode: Opcode, read: Option<&'i [u8]> },
 }
 
-const NO_HEAD: Progress = Progress::Head { bytes: [0; LONGEST - 1], have: 0 };
+const NO_HEAD: Progress = Progress::Head { bytes: [0; LONGEST], have: 0 };
 
 impl Decoder {
     /// For a new connection.
@@ -193,6 +193,9 @@ impl Decoder {
                 self.progress = Progress::Payload { opcode, last, mask: mask.unwrap_or_default(), remaining: length };
                 if self.mode == Mode::Open {
                     self.admit(header)?;
+                } else if opcode == Opcode::Close && length > SHORT {
+                    self.mode = Mode::Closed;
+                    continue;
                 }
             }
             let whole = self.payload(input)?;
@@ -205,32 +208,30 @@ impl Decoder {
         }
     }
 
-    /// Takes the head of a frame from the input; `None` when it is not whole yet.
+    /// Takes the head of a frame from the input; `None` when it is not whole yet. What is refused is not taken.
     fn head(&mut self, input: &mut &mut [u8], compression: Compression) -> Result<Option<Header>, Violation> {
+        let (role, mode) = (self.role, self.mode);
+        let parse = |bytes: &[u8]| match mode {
+            Mode::Open => Header::parse(role, compression, bytes),
+            _ => Header::skim(bytes),
+        };
         let Progress::Head { bytes, have } = &mut self.progress else { return Ok(None) };
         if *have == 0
-            && let Some(header) = Header::parse(self.role, compression, input)?
+            && let Some((header, size)) = parse(input)?
         {
-            take(input, header.size());
+            take(input, size);
             return Ok(Some(header));
         }
-        let mut head = [0; LONGEST];
-        let mut length = usize::from(*have);
-        head.iter_mut().zip(bytes.iter().take(length)).for_each(|(to, from)| *to = *from);
-        while let Some(byte) = take(input, 1).first()
-            && let Some(to) = head.get_mut(length)
-        {
-            *to = *byte;
-            length += 1;
-            let so_far = head.get(..length).unwrap_or_default();
-            if let Some(header) = Header::parse(self.role, compression, so_far)? {
+        loop {
+            if let Some((header, _)) = parse(bytes.get(..usize::from(*have)).unwrap_or_default())? {
                 return Ok(Some(header));
             }
+            let (Some(to), Some(byte)) = (bytes.get_mut(usize::from(*have)), take(input, 1).first()) else {
+                return Ok(None);
+            };
+            *to = *byte;
+            *have += 1;
         }
-        bytes.iter_mut().zip(head).for_each(|(to, from)| *to = from);
-        // At most 13: with 14 bytes every head is whole.
-        *have = u8::try_from(length).unwrap_or_default();
-        Ok(None)
     }
 
     /// Whether a frame may come here and may be this long.
@@ -376,7 +377,7 @@ impl Decoder {
         self.message = None;
         self.mode = match self.mode {
             Mode::Closed => Mode::Closed,
-            Mode::Open if violation.leaves_frames_readable() => Mode::Closing,
+            Mode::Open if violation != Violation::HugeLength => Mode::Closing,
             _ => Mode::Lost,
         };
         while !input.is_empty() {

@@ -116,36 +116,56 @@ impl Header {
         encoded
     }
 
-    /// Reads the head at the beginning of `bytes` from the peer of `role`; `None` while it is not whole. Two bytes are
-    /// enough to refuse most of what is wrong.
+    /// Reads the head at the beginning of `bytes` from the peer of `role`, with its size; `None` while it is not whole. Two
+    /// bytes are enough to refuse most of what is wrong.
     ///
     /// # Errors
     /// Everything that RFC 6455 §5.1, §5.2 and §5.5 forbid in a head alone.
-    pub(crate) fn parse(role: Role, compression: Compression, bytes: &[u8]) -> Result<Option<Self>, Violation> {
-        let &[first, second, ref rest @ ..] = bytes else { return Ok(None) };
+    pub(crate) fn parse(
+        role: Role,
+        compression: Compression,
+        bytes: &[u8],
+    ) -> Result<Option<(Self, usize)>, Violation> {
+        let &[first, second, ..] = bytes else { return Ok(None) };
         let opcode = Opcode::from_bits(first & OPCODE)?;
-        let last = first & FIN != 0;
-        let compressed = first & RSV1 != 0;
         let starts = matches!(opcode, Opcode::Text | Opcode::Binary);
+        let compressed = first & RSV1 != 0;
         if first & RSV2_RSV3 != 0 || (compressed && !(starts && compression == Compression::Agreed)) {
             return Err(Violation::ReservedBit);
         }
-        let masked = second & MASKED != 0;
         match role {
-            Role::Server if !masked => return Err(Violation::Unmasked),
-            Role::Client if masked => return Err(Violation::Masked),
+            Role::Server if second & MASKED == 0 => return Err(Violation::Unmasked),
+            Role::Client if second & MASKED != 0 => return Err(Violation::Masked),
             _ => {}
         }
-        let length = second & LENGTH;
         if opcode.is_control() {
-            if !last {
+            if first & FIN == 0 {
                 return Err(Violation::FragmentedControl);
             }
-            if u64::from(length) > SHORT {
+            if u64::from(second & LENGTH) > SHORT {
                 return Err(Violation::LongControl);
             }
         }
-        let (length, rest) = match length {
+        match Self::read(opcode, bytes)? {
+            Some((header, size)) if size > header.size() => Err(Violation::LongerLength),
+            whole => Ok(whole),
+        }
+    }
+
+    /// Reads a head of a peer that has broken the rules already: only where the frame ends is of interest, and whether it
+    /// is a close frame. A reserved opcode is read as a continuation.
+    ///
+    /// # Errors
+    /// The length is none.
+    pub(crate) fn skim(bytes: &[u8]) -> Result<Option<(Self, usize)>, Violation> {
+        let &[first, ..] = bytes else { return Ok(None) };
+        Self::read(Opcode::from_bits(first & OPCODE).unwrap_or(Opcode::Continuation), bytes)
+    }
+
+    /// Reads everything but the opcode.
+    fn read(opcode: Opcode, bytes: &[u8]) -> Result<Option<(Self, usize)>, Violation> {
+        let &[first, second, ref rest @ ..] = bytes else { return Ok(None) };
+        let (length, rest) = match second & LENGTH {
             TWO_BYTES => {
                 let Some((length, rest)) = rest.split_first_chunk::<2>() else { return Ok(None) };
                 (u64::from(u16::from_be_bytes(*length)), rest)
@@ -159,17 +179,13 @@ impl Header {
         if length >> 63 != 0 {
             return Err(Violation::HugeLength);
         }
-        let mask = match (masked, rest.first_chunk::<4>()) {
-            (false, _) => None,
-            (true, Some(mask)) => Some(*mask),
+        let (mask, rest) = match (second & MASKED != 0, rest.split_first_chunk::<4>()) {
+            (false, _) => (None, rest),
+            (true, Some((mask, rest))) => (Some(*mask), rest),
             (true, None) => return Ok(None),
         };
-        let header = Self { opcode, last, compressed, length, mask };
-        // Written longer than needed exactly if our own way of writing it is shorter.
-        if bytes.len() - rest.len() > header.size() - if masked { 4 } else { 0 } {
-            return Err(Violation::LongerLength);
-        }
-        Ok(Some(header))
+        let header = Self { opcode, last: first & FIN != 0, compressed: first & RSV1 != 0, length, mask };
+        Ok(Some((header, bytes.len() - rest.len())))
     }
 }
 
@@ -205,7 +221,7 @@ impl Deref for Encoded {
 mod tests {
     use super::*;
 
-    fn parse(bytes: &[u8]) -> Result<Option<Header>, Violation> {
+    fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>, Violation> {
         Header::parse(Role::Client, Compression::None, bytes)
     }
 
@@ -218,7 +234,8 @@ mod tests {
                     let encoded = header.encode();
                     assert_eq!(encoded.len(), header.size());
                     let role = if mask.is_some() { Role::Server } else { Role::Client };
-                    assert_eq!(Header::parse(role, Compression::Agreed, &encoded), Ok(Some(header)));
+                    let whole = Ok(Some((header, encoded.len())));
+                    assert_eq!(Header::parse(role, Compression::Agreed, &encoded), whole);
                     for cut in 0..encoded.len() {
                         assert_eq!(Header::parse(role, Compression::Agreed, &encoded[..cut]), Ok(None), "cut {cut}");
                     }

@@ -81,17 +81,4 @@ impl Violation {
             Self::TooLong(_) => 1009,
         }
     }
-
-    /// Whether it is still known where the next frame begins, so that the peer's own close frame can be found.
-    pub(crate) fn leaves_frames_readable(self) -> bool {
-        matches!(
-            self,
-            Self::NothingToContinue
-                | Self::Interleaved
-                | Self::NotUtf8
-                | Self::BadDeflate
-                | Self::TooLong(_)
-                | Self::TooManyFragments(_)
-        )
-    }
 }

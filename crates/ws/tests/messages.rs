@@ -171,27 +171,55 @@ fn memory_follows_what_has_come() {
 }
 
 #[test]
-fn the_peers_close_frame_is_found_after_what_was_too_long() {
-    let close = whole(Opcode::Close, b"\x03\xf1");
-    for after in [vec![], whole(Opcode::Ping, b"still here"), fragment(Opcode::Text, b"\xff")] {
-        let stream = [whole(Opcode::Text, &[b'x'; 5000]), after, close.clone(), whole(Opcode::Text, b"late")].concat();
-        for piece in [1, 100, stream.len()] {
-            let mut decoder = Decoder::new(Role::Server, Limits::new(1000));
-            let mut heard = feed_in_pieces(&mut decoder, &stream, piece);
-            assert_eq!(heard.remove(0), Heard::Violation(Violation::TooLong(1000)));
-            assert!(heard.is_empty() || heard == [Heard::Close(Some((1009, String::new())))], "{heard:?}");
-            assert!(decoder.heard_close(), "pieces of {piece}");
-            assert_eq!(decoder.held_bytes(), 0);
+fn the_peers_close_frame_is_found_behind_a_violation() {
+    let unmasked = to(Role::Client, true, Opcode::Text, b"hello");
+    for (first, expected) in [
+        (whole(Opcode::Text, &[b'x'; 5000]), Violation::TooLong(1000)),
+        (whole(Opcode::Text, b"\xff and so on"), Violation::NotUtf8),
+        (whole(Opcode::Continuation, b"what?"), Violation::NothingToContinue),
+        (fragment(Opcode::Ping, b"half"), Violation::FragmentedControl),
+        (whole(Opcode::Ping, &[0; 200]), Violation::LongControl),
+        ([&[0xf1], &whole(Opcode::Text, b"reserved")[1..]].concat(), Violation::ReservedBit),
+        ([&[0x8b], &whole(Opcode::Text, b"reserved")[1..]].concat(), Violation::ReservedOpcode(11)),
+        (unmasked, Violation::Unmasked),
+        (vec![0x81, 0xfe, 0, 1, 0, 0, 0, 0, b'x'], Violation::LongerLength),
+        (vec![0x81, 0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, b'x'], Violation::LongerLength),
+    ] {
+        for after in [vec![], whole(Opcode::Ping, b"still here"), fragment(Opcode::Text, b"\xff")] {
+            let late = whole(Opcode::Text, b"late");
+            let stream = [first.clone(), after, whole(Opcode::Close, b"\x03\xf1"), late].concat();
+            for piece in [1, 100, stream.len()] {
+                let mut decoder = Decoder::new(Role::Server, Limits::new(1000));
+                let mut heard = feed_in_pieces(&mut decoder, &stream, piece);
+                assert_eq!(heard.remove(0), Heard::Violation(expected));
+                assert!(heard.is_empty() || heard == [Heard::Close(Some((1009, String::new())))], "{heard:?}");
+                assert!(decoder.heard_close(), "{expected:?} in pieces of {piece}");
+                assert_eq!(decoder.held_bytes(), 0);
+            }
         }
     }
 }
 
 #[test]
 fn nothing_is_heard_once_it_is_unknown_where_frames_begin() {
-    let stream = [vec![0xf1, 0xff], whole(Opcode::Close, b""), whole(Opcode::Text, b"x")].concat();
-    let mut decoder = decoder(Role::Server);
-    assert_eq!(feed_in_pieces(&mut decoder, &stream, 3), [Heard::Violation(Violation::ReservedBit)]);
-    assert!(!decoder.heard_close());
+    let stream = [vec![0x81, 0xff, 0x80], vec![0; 11], whole(Opcode::Close, b""), whole(Opcode::Text, b"x")].concat();
+    for piece in [1, 3, stream.len()] {
+        let mut decoder = decoder(Role::Server);
+        assert_eq!(feed_in_pieces(&mut decoder, &stream, piece), [Heard::Violation(Violation::HugeLength)]);
+        assert!(!decoder.heard_close());
+    }
+}
+
+#[test]
+fn a_close_frame_that_is_too_long_still_says_that_the_peer_closes() {
+    for first in [vec![], whole(Opcode::Continuation, b"")] {
+        let stream = [first, whole(Opcode::Close, &[0; 300]), whole(Opcode::Text, b"x")].concat();
+        for piece in [1, 50, stream.len()] {
+            let mut decoder = decoder(Role::Server);
+            assert_eq!(feed_in_pieces(&mut decoder, &stream, piece).len(), 1, "one violation");
+            assert!(decoder.heard_close());
+        }
+    }
 }
 
 #[test]
