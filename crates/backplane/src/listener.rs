@@ -1,7 +1,8 @@
-//! The node's ear. One reader calls it, in order; it must not block, because Redis cuts slow subscribers.
+//! The node's ear. One reader calls it, in order, and waits for it: what a node cannot take yet stays with the backplane.
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use countersign_protocol::{FieldError, Payload, Position};
 
 use crate::channel::Channel;
@@ -68,9 +69,11 @@ impl Failure {
 }
 
 /// What a node is told.
+#[async_trait]
 pub trait Listener: Send + Sync + 'static {
-    /// Messages, in the order in which they were published; everything that one read brought.
-    fn heard(&self, batch: Vec<Heard>);
+    /// Messages, in the order in which they were published; everything that one read brought. Nothing more is handed over before
+    /// this has ended, so it must not wait for anything but the node's own work: Redis cuts slow subscribers.
+    async fn heard(&self, batch: Vec<Heard>);
 
     /// Something that is no message was published to a wanted channel; it goes nowhere.
     fn refused(&self, channel: &Channel, error: &FieldError);

@@ -59,6 +59,8 @@ pub struct Config {
     pub outbox_frames: usize,
     /// `WEBSOCKET_SLOW_CONSUMER`.
     pub slow_consumer: SlowConsumer,
+    /// `WEBSOCKET_SHARDS`: tasks that write one message to many connections; 0 is one for each core.
+    pub shards: usize,
     /// `WEBSOCKET_COMPRESSION`.
     pub compression: bool,
     /// `WEBSOCKET_ALLOWED_ORIGINS`.
@@ -173,6 +175,7 @@ impl From<Given> for Config {
             outbox_bytes: given.websocket_outbox_bytes,
             outbox_frames: given.websocket_outbox_frames,
             slow_consumer: given.websocket_slow_consumer,
+            shards: given.websocket_shards,
             compression: given.websocket_compression.0,
             allowed_origins: given.websocket_allowed_origins,
             user_connections: given.websocket_user_connections,

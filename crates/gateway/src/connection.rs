@@ -1,59 +1,107 @@
-//! One WebSocket from its first event to its close: the loop that reads, acts, writes and pings. One owner, one bounded
-//! outbox. While an action is under way the next one is not read, so a client's actions keep their order and its haste
-//! meets its own socket; messages and pings go on meanwhile.
+//! One WebSocket from its first event to its close: what the client says, what it asked for, the ping, the end. One owner,
+//! one bounded outbox. While an action is under way the next one is not read, so a client's actions keep their order and
+//! its haste meets its own socket; messages and pings go on meanwhile.
+//!
+//! An idle connection is this struct and its place in the hub: no buffer, no task beside its own. Bytes are read into a
+//! buffer of the thread and looked at there; messages are written by whoever fans them out.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+mod agenda;
+mod pulse;
 
+use std::{cell::RefCell, future::poll_fn, io, sync::Arc, task::Poll, time::Duration};
+
+use agenda::{Agenda, Due};
+use bytes::Bytes;
 use countersign_protocol::{
     Address, ConnectionId, Incoming, Position, Subscription,
     close::{self, Close},
 };
+use countersign_ws::{Decoder, Event, Limits, Opcode, Role, Violation, frame};
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{
     sync::OwnedSemaphorePermit,
-    time::{Instant, sleep_until, timeout},
+    time::{sleep_until, timeout},
 };
 use uuid::Uuid;
 
 use crate::{
     auth::Identity,
-    hub::{Frame, Outbox, OutboxLimits, Turn},
+    hub::{Attention, Frame, Outbox, OutboxLimits, WhenFull},
     metrics::Attempt,
     node::Node,
     session::{Session, Wrong},
-    transport::{Received, Socket},
+    transport::Socket,
+    wire::Wire,
 };
 
 /// See the module.
 pub(crate) struct Connection {
     node: Arc<Node>,
-    socket: Socket,
+    wire: Arc<Wire>,
+    reader: Reader,
     session: Session,
     outbox: Arc<Outbox>,
-    expires: Option<Instant>,
-    pulse: Pulse,
+    agenda: Agenda,
     /// One connection less for the others.
     _place: OwnedSemaphorePermit,
+}
+
+/// What the client says, up to the next thing that takes time.
+struct Reader {
+    decoder: Decoder,
+    /// Read, and not looked at because an action is under way.
+    unread: Vec<u8>,
+}
+
+/// Why a connection ends.
+#[derive(Debug)]
+enum End {
+    /// The gateway closes it.
+    Close(Close),
+    /// The client does what it must not.
+    Violation(Violation),
+    /// The client closed it, with this code.
+    Closed(Option<u16>),
+    /// The socket is broken.
+    Gone,
+}
+
+/// What there is to do.
+enum Happened {
+    Acted,
+    Readable,
+    Moment,
+    Attention(Attention),
+}
+
+thread_local! {
+    /// One buffer for all connections of a thread: what a read brings is looked at before the next read.
+    static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
 }
 
 impl Connection {
     /// A connection in the hub, in no room yet.
     pub(crate) fn new(node: Arc<Node>, socket: Socket, place: OwnedSemaphorePermit, identity: &Identity) -> Self {
-        let limits = OutboxLimits { bytes: node.config.outbox_bytes, frames: node.config.outbox_frames };
-        let outbox = Arc::new(Outbox::new(limits));
+        let Socket { wire, early } = socket;
+        let wire = Arc::new(wire);
+        let limits = OutboxLimits {
+            bytes: node.config.outbox_bytes,
+            frames: node.config.outbox_frames,
+            when_full: node.config.slow_consumer.into(),
+        };
+        let outbox = Arc::new(Outbox::new(limits, Arc::clone(&wire) as _));
         let id = ConnectionId::parse(&Uuid::new_v4().to_string()).expect("a UUID is a name");
         let membership = node.hub.enter(Arc::clone(&outbox));
         let session = Session::new(Arc::clone(&node), id, identity.user.clone(), membership);
-        let lifetime = identity.expires_at.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
         Self {
-            socket,
+            wire,
+            reader: Reader {
+                decoder: Decoder::new(Role::Server, Limits::new(node.config.max_message_bytes)),
+                unread: early,
+            },
             session,
             outbox,
-            expires: lifetime.and_then(|lifetime| Instant::now().checked_add(lifetime)),
-            pulse: Pulse::new(node.config.ping_interval, node.config.ping_timeout),
+            agenda: Agenda::new(node.config.ping_interval, node.config.ping_timeout, identity.expires_at),
             _place: place,
             node,
         }
@@ -64,192 +112,210 @@ impl Connection {
     pub(crate) async fn run(mut self, since: Vec<(Address, Position)>, topics: Vec<Subscription>) {
         tracing::debug!(connection = %self.session.id, user = ?self.session.user(), "connected");
         let metrics = Arc::clone(&self.node.metrics);
-        if let Err(wrong) = self.session.begin(&since, topics).await {
+        // Boxed: what a beginning needs is not kept for as long as the connection lasts.
+        let begun = self.session.begin(&since, topics).boxed().await;
+        drop(since);
+        if let Err(wrong) = begun {
             tracing::warn!(connection = %self.session.id, reason = %wrong.message, "a connection could not begin");
             metrics.attempt(Attempt::Failed);
             let permanent = wrong.code == Wrong::TOO_MANY;
-            self.socket.close(if permanent { close::TOO_MANY_TOPICS } else { close::UNAVAILABLE }).await;
-            return;
+            let reason = if permanent { close::TOO_MANY_TOPICS } else { close::UNAVAILABLE };
+            return self.end(End::Close(reason)).boxed().await;
         }
         metrics.attempt(Attempt::Accepted);
         metrics.connections.inc();
         let ended = self.serve().await;
         metrics.connections.dec();
-        let Some(reason) = ended else {
-            tracing::debug!(connection = %self.session.id, "gone");
-            return;
-        };
-        if reason == close::SLOW {
-            metrics.slow_consumer();
-        } else if reason == close::PING_TIMEOUT {
-            metrics.ping_timeout();
-        }
-        tracing::debug!(connection = %self.session.id, code = reason.code, reason = reason.reason, "closing");
-        self.socket.close(reason).await;
+        metrics.dropped(self.outbox.take_dropped());
+        tracing::debug!(connection = %self.session.id, ?ended, "ending");
+        self.end(ended).boxed().await;
     }
 
-    /// The loop. Ends with the reason to close, or with none when the client is gone.
-    async fn serve(&mut self) -> Option<Close> {
-        let Self { node, socket, session, outbox, expires, pulse, .. } = self;
-        let mut buffer: Vec<Frame> = Vec::new();
+    /// The loop.
+    async fn serve(&mut self) -> End {
+        let Self { node, wire, reader, session, outbox, agenda, .. } = self;
         let mut acting: Option<BoxFuture<'_, ()>> = None;
-        let mut leave_at: Option<Instant> = None;
+        let mut leaving = false;
+        if node.shutdown.is_draining() {
+            // The others were told before this one came.
+            agenda.leave_within(node.shutdown.spread());
+        }
+        let sleep = sleep_until(agenda.next());
+        tokio::pin!(sleep);
         loop {
-            let idle = acting.is_none();
-            tokio::select! {
-                turn = outbox.turn(&mut buffer) => {
-                    if let Turn::Close(reason) = turn {
-                        return Some(reason);
-                    }
-                    let (heard_at, frames) = (buffer.iter().find_map(|frame| frame.heard_at), buffer.len());
-                    match timeout(pulse.patience(), write(socket, &mut buffer, outbox)).await {
-                        Ok(Ok(())) => if let Some(heard_at) = heard_at { node.metrics.written(heard_at) },
-                        failed => {
-                            node.metrics.not_written(frames);
-                            return failed.map_or(Some(close::PING_TIMEOUT), |broken| broken.err().flatten());
-                        }
-                    }
-                    if buffer.capacity() > KEPT_FRAMES {
-                        buffer = Vec::new();
-                    }
-                },
-                () = progress(&mut acting) => acting = None,
-                received = socket.next(), if idle => {
-                    let answered = pulse.alive();
-                    match received {
-                        Received::Text(text) => acting = Some(session.perform(Incoming::parse(text.as_str())).boxed()),
-                        Received::Alive => if let Some(took) = answered { node.metrics.pong(took) },
-                        Received::Gone => return None,
-                        Received::Bad(reason) => return Some(reason),
+            if sleep.deadline() != agenda.next() {
+                sleep.as_mut().reset(agenda.next());
+            }
+            let happened = poll_fn(|cx| {
+                if let Some(action) = &mut acting
+                    && action.as_mut().poll(cx).is_ready()
+                {
+                    return Poll::Ready(Happened::Acted);
+                }
+                // Whoever does not take its answers is not listened to.
+                let listening = acting.is_none() && outbox.has_room();
+                if listening && (!reader.unread.is_empty() || wire.poll_readable(cx).is_ready()) {
+                    return Poll::Ready(Happened::Readable);
+                }
+                if sleep.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Happened::Moment);
+                }
+                // Last, because it writes what everything else has left.
+                if let Poll::Ready(attention) = outbox.poll_attention(cx) {
+                    return Poll::Ready(Happened::Attention(attention));
+                }
+                if !listening && acting.is_none() && outbox.has_room() {
+                    return Poll::Ready(Happened::Readable);
+                }
+                Poll::Pending
+            });
+            match happened.await {
+                Happened::Acted => {
+                    acting = None;
+                    if leaving {
+                        outbox.close(close::DRAIN);
                     }
                 }
-                () = sleep_until(pulse.next()) => match pulse.beat(idle) {
-                    Beat::Late => return Some(close::PING_TIMEOUT),
-                    Beat::Patient => {}
-                    Beat::Ping => if socket.ping().await.is_err() { return None },
+                Happened::Readable => match reader.read(wire, session, outbox, agenda) {
+                    Ok(action) => acting = action,
+                    Err(end) => return end,
                 },
-                () = at(*expires) => return Some(close::TOKEN_EXPIRED),
+                Happened::Moment => match agenda.due(acting.is_none(), outbox) {
+                    Due::Nothing => {}
+                    Due::Ping => outbox.push(&Frame::control(frame::server(Opcode::Ping, &[]))),
+                    // Whoever has asked for something hears the answer; what waits in the outbox goes first.
+                    Due::Drain if acting.is_some() => leaving = true,
+                    Due::Drain => outbox.close(close::DRAIN),
+                    Due::Close(reason) => return End::Close(reason),
+                },
                 // Spread over the drain, so that not everybody comes back at once; until its turn a client is served.
-                () = node.shutdown.draining(), if leave_at.is_none() => {
-                    leave_at = Some(Instant::now() + node.shutdown.spread().mul_f64(fastrand::f64()));
+                Happened::Attention(Attention::Leave) => agenda.leave_within(node.shutdown.spread()),
+                Happened::Attention(Attention::Close(reason)) => return End::Close(reason),
+                Happened::Attention(Attention::Gone { unwritten }) => {
+                    node.metrics.not_written(unwritten);
+                    return End::Gone;
                 }
-                // Whoever has asked for something hears the answer; what waits in the outbox goes first.
-                () = at(leave_at), if idle => {
-                    leave_at = Some(Instant::now() + FOREVER);
-                    outbox.close(close::DRAIN);
+            }
+        }
+    }
+
+    /// Says goodbye, if there is somebody to say it to.
+    async fn end(self, ended: End) {
+        let last = match ended {
+            End::Gone => return,
+            End::Closed(None) => frame::server(Opcode::Close, &[]),
+            End::Closed(Some(code)) => frame::server_close(code, ""),
+            End::Close(reason) => {
+                if reason == close::SLOW {
+                    self.node.metrics.slow_consumer();
+                } else if reason == close::PING_TIMEOUT {
+                    self.node.metrics.ping_timeout();
                 }
+                frame::server_close(reason.code, reason.reason)
+            }
+            End::Violation(violation) => match violation {
+                Violation::TooLong(_) => frame::server_close(close::TOO_LONG.code, close::TOO_LONG.reason),
+                Violation::NotUtf8 => frame::server_close(close::BAD_DATA.code, close::BAD_DATA.reason),
+                other => frame::server_close(other.close_code(), &other.to_string()),
+            },
+        };
+        let Self { wire, session, outbox, node, .. } = self;
+        // It hears nothing more, so it is nobody's member any longer.
+        drop((session, node));
+        say_goodbye(&wire, &outbox, last).await;
+    }
+}
+
+/// Tells a client that comes in at the wrong time or with the wrong token why it may not.
+pub(crate) async fn refuse(socket: Socket, reason: Close) {
+    let wire = Arc::new(socket.wire);
+    let limits = OutboxLimits { bytes: 0, frames: 0, when_full: WhenFull::Close };
+    let outbox = Outbox::new(limits, Arc::clone(&wire) as _);
+    say_goodbye(&wire, &outbox, frame::server_close(reason.code, reason.reason)).await;
+}
+
+/// Sends the last frame and waits a moment for the peer's own, or its end: a socket that is closed with something unread is
+/// reset, and a reset may overtake the code. Whoever does not read in time has had its chance.
+async fn say_goodbye(wire: &Wire, outbox: &Outbox, last: Bytes) {
+    let goodbye = async {
+        outbox.last(Frame::control(last)).await;
+        timeout(LAST_WORDS, read_to_the_end(wire)).await.ok();
+    };
+    timeout(GOODBYE, goodbye).await.ok();
+}
+
+impl Reader {
+    /// Looks at what the client says, until nothing is left or an action takes time; that action.
+    fn read<'a>(
+        &mut self,
+        wire: &Wire,
+        session: &'a Session,
+        outbox: &Outbox,
+        agenda: &mut Agenda,
+    ) -> Result<Option<BoxFuture<'a, ()>>, End> {
+        if !self.unread.is_empty() {
+            let mut unread = std::mem::take(&mut self.unread);
+            return self.take(&mut unread, session, outbox, agenda);
+        }
+        READ.with_borrow_mut(|buffer| match wire.try_read(buffer) {
+            Ok(0) => Err(End::Gone),
+            Ok(bytes) => self.take(buffer.get_mut(..bytes).unwrap_or_default(), session, outbox, agenda),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(None),
+            Err(_) => Err(End::Gone),
+        })
+    }
+
+    fn take<'a>(
+        &mut self,
+        mut input: &mut [u8],
+        session: &'a Session,
+        outbox: &Outbox,
+        agenda: &mut Agenda,
+    ) -> Result<Option<BoxFuture<'a, ()>>, End> {
+        loop {
+            let text = match self.decoder.next(&mut input).map_err(End::Violation)? {
+                None => return Ok(None),
+                Some(Event::Close(given)) => return Err(End::Closed(given.map(|(code, _)| code))),
+                Some(Event::Ping(body)) => {
+                    outbox.push(&Frame::control(frame::server(Opcode::Pong, body)));
+                    None
+                }
+                Some(Event::Pong(_)) => None,
+                Some(Event::Text(text)) => Some(Incoming::parse(text)),
+                Some(Event::Binary(bytes)) => match std::str::from_utf8(bytes) {
+                    Ok(text) => Some(Incoming::parse(text)),
+                    Err(_) => return Err(End::Close(close::BAD_DATA)),
+                },
+            };
+            if let Some(took) = agenda.alive() {
+                session.node.metrics.pong(took);
+            }
+            let action = text.and_then(|incoming| session.perform_at_once(incoming));
+            if action.is_some() || !outbox.has_room() {
+                self.unread = input.to_vec();
+                return Ok(action.map(|incoming| session.perform(incoming).boxed()));
             }
         }
     }
 }
 
-/// Frames that an idle connection's buffer may keep room for.
-const KEPT_FRAMES: usize = 64;
-/// Longer than any drain.
-const FOREVER: Duration = Duration::from_secs(24 * 3600);
-
-/// Writes, unless the outbox says meanwhile that the client is too slow.
-async fn write(socket: &mut Socket, buffer: &mut Vec<Frame>, outbox: &Outbox) -> Result<(), Option<Close>> {
-    tokio::select! {
-        written = socket.send(buffer) => written.map_err(|_| None),
-        reason = outbox.cut() => Err(Some(reason)),
-    }
-}
-
-/// Goes on with an action; without one it never ends.
-async fn progress(acting: &mut Option<BoxFuture<'_, ()>>) {
-    match acting {
-        Some(acting) => acting.await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn at(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => sleep_until(moment).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// When to ping, and when silence means that nobody is there.
-#[derive(Debug)]
-struct Pulse {
-    interval: Duration,
-    timeout: Duration,
-    next: Instant,
-    pinged_at: Option<Instant>,
-}
-
-/// What a moment of the pulse asks for.
-#[derive(Debug, PartialEq, Eq)]
-enum Beat {
-    /// Send a ping.
-    Ping,
-    /// Nothing came back in time.
-    Late,
-    /// Nothing was read either, so silence proves nothing yet.
-    Patient,
-}
-
-impl Pulse {
-    fn new(interval: Duration, timeout: Duration) -> Self {
-        Self { interval, timeout, next: Instant::now() + interval, pinged_at: None }
-    }
-
-    fn next(&self) -> Instant {
-        self.next
-    }
-
-    /// How long one write may take: as long as a peer may be silent.
-    fn patience(&self) -> Duration {
-        self.interval + self.timeout
-    }
-
-    fn beat(&mut self, reading: bool) -> Beat {
-        let now = Instant::now();
-        self.next = now + self.timeout;
-        match self.pinged_at {
-            Some(_) if reading => Beat::Late,
-            Some(_) => Beat::Patient,
-            None => {
-                self.pinged_at = Some(now);
-                Beat::Ping
-            }
+async fn read_to_the_end(wire: &Wire) {
+    loop {
+        if poll_fn(|cx| wire.poll_readable(cx)).await.is_err() {
+            return;
+        }
+        let read = READ.with_borrow_mut(|buffer| wire.try_read(buffer));
+        match read {
+            Ok(0) => return,
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
+            _ => {}
         }
     }
-
-    /// Something came; how long after the ping, if one was waiting.
-    fn alive(&mut self) -> Option<Duration> {
-        let now = Instant::now();
-        let pinged_at = self.pinged_at.take()?;
-        self.next = now + self.interval;
-        Some(now - pinged_at)
-    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    #[tokio::test(start_paused = true)]
-    async fn silence_after_a_ping_is_late_unless_nothing_was_read() {
-        let mut pulse = Pulse::new(30 * SECOND, 10 * SECOND);
-        assert_eq!(pulse.next() - Instant::now(), 30 * SECOND);
-        assert_eq!(pulse.beat(true), Beat::Ping);
-        assert_eq!(pulse.next() - Instant::now(), 10 * SECOND);
-        assert_eq!(pulse.beat(false), Beat::Patient);
-        assert_eq!(pulse.beat(true), Beat::Late);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_sign_of_life_begins_the_next_interval() {
-        let mut pulse = Pulse::new(30 * SECOND, 10 * SECOND);
-        assert_eq!(pulse.alive(), None);
-        pulse.beat(true);
-        tokio::time::advance(SECOND).await;
-        assert_eq!(pulse.alive(), Some(SECOND));
-        assert_eq!(pulse.next() - Instant::now(), 30 * SECOND);
-    }
-}
+/// What one read takes at most; actions are some hundred bytes.
+const READ_BYTES: usize = 64 * 1024;
+/// How long a client may take to answer a close.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long a client may take to hear it, if it is slow.
+const GOODBYE: Duration = Duration::from_secs(5);

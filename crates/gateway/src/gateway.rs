@@ -212,6 +212,7 @@ impl Gateway {
         let connections = u32::try_from(self.connection_count()).unwrap_or(u32::MAX);
         let spread = COMES_BACK.saturating_mul(connections).min(left / 2);
         shutdown.drain(spread);
+        self.node.hub.drain();
         if !shutdown.served(end.saturating_duration_since(Instant::now())).await {
             tracing::warn!(
                 limit = "DRAIN_TIMEOUT",

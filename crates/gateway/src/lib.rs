@@ -9,11 +9,13 @@
 //! - [`auth`]: who may enter through the clients' and the producers' door.
 //! - `server`: the listener and the limits of HTTP.
 //! - `http`: reads requests and shapes replies.
-//! - `transport`: the WebSocket library, known to nobody else.
+//! - `transport`: from a request to a WebSocket.
+//! - `wire`: the socket under a connection.
 //! - `connection`: one WebSocket, one owner, one loop.
 //! - `session`: what a client may do once connected.
 //! - `subscriptions`: subscribe, then read, then live.
 //! - `hub`: which connection hears what, and the fan-out.
+//! - `writers`: who writes what a fan-out has put into outboxes.
 //! - `relay`: turns what the backplane hears into frames, once per node.
 //! - `callbacks`: asking a person and waiting, on any node.
 //! - `catch_up`: holes are filled in from history, or told.
@@ -59,6 +61,8 @@ mod subscriptions;
 mod tasks;
 mod transport;
 mod waiters;
+mod wire;
+mod writers;
 
 pub use config::Config;
 pub use error::GatewayError;

@@ -12,7 +12,7 @@ use prometheus::{
     exponential_buckets,
 };
 
-use crate::hub::{Delivered, Load, Missed};
+use crate::hub::{Load, Missed, Turn};
 
 pub use table::TABLE;
 
@@ -35,6 +35,7 @@ pub(crate) struct Metrics {
     holes: IntCounterVec,
     outbox_frames: IntGauge,
     slow_consumers: IntCounter,
+    dropped: IntCounter,
     ping_seconds: Histogram,
     ping_timeouts: IntCounter,
     callbacks_open: IntGauge,
@@ -175,6 +176,7 @@ impl Metrics {
             holes: build.counters("countersign_holes_total", "result"),
             outbox_frames: build.gauge("countersign_outbox_frames"),
             slow_consumers: build.counter("countersign_slow_consumers_total"),
+            dropped: build.counter("countersign_messages_dropped_total"),
             ping_seconds: build.histogram("countersign_ping_seconds", 0.001),
             ping_timeouts: build.counter("countersign_ping_timeouts_total"),
             callbacks_open: build.gauge("countersign_callbacks_open"),
@@ -234,9 +236,9 @@ impl Metrics {
         self.refused.inc();
     }
 
-    pub(crate) fn delivered(&self, delivered: Delivered) {
-        self.out.inc_by(delivered.frames as u64);
-        self.bytes_out.inc_by(delivered.bytes as u64);
+    pub(crate) fn delivered(&self, turn: &Turn) {
+        self.out.inc_by(turn.frames as u64);
+        self.bytes_out.inc_by(turn.bytes as u64);
     }
 
     pub(crate) fn caught_up(&self, missed: &Missed) {
@@ -257,6 +259,11 @@ impl Metrics {
 
     pub(crate) fn slow_consumer(&self) {
         self.slow_consumers.inc();
+    }
+
+    /// Messages left out for readers that were too slow.
+    pub(crate) fn dropped(&self, messages: u64) {
+        self.dropped.inc_by(messages);
     }
 
     pub(crate) fn pong(&self, took: Duration) {

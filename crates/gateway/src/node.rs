@@ -27,6 +27,7 @@ use crate::{
     shutdown::Shutdown,
     status,
     waiters::Waiters,
+    writers::Writers,
 };
 
 /// See the module.
@@ -84,6 +85,7 @@ impl Node {
             waiters: Arc::clone(&waiters),
             acks: Arc::clone(&acks),
             metrics: Arc::clone(&metrics),
+            writers: Writers::new(shards(&config)),
             longest: config.publish_max_bytes.saturating_add(QUESTION_BYTES),
             holes: Arc::clone(&holes),
         });
@@ -141,6 +143,14 @@ impl Node {
     /// How much of an address's past is kept.
     pub(crate) fn history_of(&self, address: &Address) -> HistoryPolicy {
         HistoryPolicy { size: self.config.history.size_of(address), ttl: self.config.history_ttl }
+    }
+}
+
+/// Tasks that write one message to many connections.
+fn shards(config: &Config) -> usize {
+    match config.shards {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        shards => shards,
     }
 }
 

@@ -3,16 +3,17 @@
 
 use std::{sync::Arc, time::Instant};
 
+use async_trait::async_trait;
 use countersign_backplane::{Channel, Heard, Listener, Observation};
 use countersign_protocol::{Address, CallbackId, Decision, FieldError, MessageId, Payload, Position, notification};
 use tokio::sync::Notify;
 
 use crate::{
-    hub::{Frame, Hub},
+    hub::{Facts, Frame, Hub},
     metrics::Metrics,
     seldom::Seldom,
-    transport::Text,
     waiters::Waiters,
+    writers::Writers,
 };
 
 static REFUSED: Seldom = Seldom::new();
@@ -24,6 +25,7 @@ pub(crate) struct Relay {
     pub(crate) waiters: Arc<Waiters<CallbackId>>,
     pub(crate) acks: Arc<Waiters<MessageId>>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) writers: Writers,
     /// The longest message that is forwarded: `PUBLISH_MAX_BYTES`, and what a question adds to its body.
     pub(crate) longest: usize,
     /// Told when there are holes to be filled.
@@ -62,18 +64,36 @@ impl Relay {
     }
 }
 
+#[async_trait]
 impl Listener for Relay {
-    fn heard(&self, batch: Vec<Heard>) {
+    async fn heard(&self, batch: Vec<Heard>) {
         let heard_at = Instant::now();
-        let frames = batch.into_iter().filter_map(|heard| self.frame(heard));
-        let frames = frames.map(|(channel, frame)| (channel, Frame { heard_at: Some(heard_at), ..frame }));
+        let mut heard = batch.into_iter();
         // Frames are made before the hub is locked: connections come and go meanwhile.
-        let frames: Vec<_> = frames.collect();
-        self.metrics.heard(frames.len());
-        let delivered = self.hub.deliver(frames);
-        self.metrics.delivered(delivered);
-        if delivered.hole {
-            self.holes.notify_one();
+        let (mut channels, mut frames) = (Vec::with_capacity(heard.len()), Vec::with_capacity(heard.len()));
+        loop {
+            let mut bytes = 0;
+            for (channel, frame) in heard.by_ref().filter_map(|heard| self.frame(heard)) {
+                bytes += frame.len();
+                channels.push(channel);
+                frames.push(frame);
+                if bytes > TURN_BYTES || frames.len() >= TURN_FRAMES {
+                    break;
+                }
+            }
+            if frames.is_empty() {
+                return;
+            }
+            self.metrics.heard(frames.len());
+            let mut turn = self.hub.deliver(&channels, &frames);
+            self.metrics.delivered(&turn);
+            if turn.hole {
+                self.holes.notify_one();
+            }
+            self.writers.write(turn.outboxes()).await;
+            self.metrics.written(heard_at);
+            channels.clear();
+            frames.clear();
         }
     }
 
@@ -102,13 +122,26 @@ impl Listener for Relay {
 impl Frame {
     /// A message with its routing facts.
     pub(crate) fn of_message(message: &Payload, address: &Address, position: Option<Position>) -> Self {
-        let text = Text::from_utf8(message.with_route(address, position.as_ref())).expect("a payload is UTF-8");
-        Self { text, question: notification::callback_of(message), position, heard_at: None }
+        let text = message.with_route(address, position.as_ref());
+        let question = notification::callback_of(message);
+        let may_be_dropped = (question.is_none() && !is_state(message)).then(|| address.clone());
+        Self::with(&text, Facts { question, position, may_be_dropped })
     }
 
     /// A message as it is.
     fn unrouted(message: &Payload) -> Self {
-        let text = Text::from_utf8(message.bytes().clone()).expect("a payload is UTF-8");
-        Self { text, question: notification::callback_of(message), position: None, heard_at: None }
+        let facts = Facts { question: notification::callback_of(message), ..Facts::default() };
+        Self::with(message.bytes(), facts)
     }
 }
+
+/// Whether it says what became of a callback or a task: a client that missed it would show what is over.
+fn is_state(message: &Payload) -> bool {
+    [r#"{"type":"callback_resolved""#, r#"{"type":"task_cancelled""#].iter().any(|of| message.as_str().starts_with(of))
+}
+
+/// Of one turn, so that memory and the time until the next turn are bounded: a socket's buffer takes about as much, and nothing
+/// is gained by longer writes.
+const TURN_BYTES: usize = 128 * 1024;
+/// Messages of one turn.
+const TURN_FRAMES: usize = 256;

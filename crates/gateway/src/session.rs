@@ -53,8 +53,26 @@ impl Session {
     }
 
     /// Puts a frame into the outbox.
+    #[allow(clippy::needless_pass_by_value, reason = "callers make the frame on the spot")]
     pub(crate) fn push(&self, frame: Frame) {
-        self.membership.outbox().push(frame);
+        self.membership.outbox().push(&frame);
+    }
+
+    /// As [`Self::perform`] for what takes no time; what does is given back.
+    pub(crate) fn perform_at_once(&self, incoming: Incoming) -> Option<Incoming> {
+        let metrics = &self.node.metrics;
+        match incoming {
+            Incoming { id, action: Ok(Action::Ping { data }) } => {
+                metrics.action("ping");
+                self.push(reply_frame(id.as_ref(), Event::Pong { timestamp: now(), original_data: data }));
+                None
+            }
+            Incoming { id, action: Err(error) } => {
+                self.wrong(id.as_ref(), error.into());
+                None
+            }
+            takes_time @ Incoming { action: Ok(_), .. } => Some(takes_time),
+        }
     }
 
     /// Does what one frame of the client asks for, and answers.
@@ -69,12 +87,16 @@ impl Session {
             }
             Err(error) => Err(error.into()),
         };
-        if let Err(Wrong { code, message }) = done {
-            metrics.action_error(code);
-            let event = Event::Error { code, message, timestamp: now() };
-            self.push(reply_frame(id.as_ref(), event));
+        if let Err(wrong) = done {
+            self.wrong(id.as_ref(), wrong);
         }
         metrics.action_took(started.elapsed());
+    }
+
+    /// Says what was wrong with an action.
+    fn wrong(&self, id: Option<&Value>, Wrong { code, message }: Wrong) {
+        self.node.metrics.action_error(code);
+        self.push(reply_frame(id, Event::Error { code, message, timestamp: now() }));
     }
 
     async fn act(&self, action: Action, id: Option<&Value>) -> Result<(), Wrong> {

@@ -103,14 +103,14 @@ impl Session {
             }
             .to_json(),
         ));
-        for frame in open {
+        for frame in &open {
             self.membership.outbox().owe(frame);
         }
         for (joining, past) in joinings.into_iter().zip(pasts) {
-            joining.complete(past.missed, past.position.as_ref(), &known);
+            joining.complete(&past.missed, past.position.as_ref(), &known);
         }
         if let Some(guests) = guests {
-            guests.complete(Vec::new(), None, &known);
+            guests.complete(&[], None, &known);
         }
         self.subscribe(topics, None, &|event| Frame::plain(event.to_json())).await
     }
@@ -170,8 +170,8 @@ impl Session {
                 self.become_user(user);
             }
             match joining {
-                Some(joining) => joining.complete(first, past.position.as_ref(), &known),
-                None => first.into_iter().for_each(|frame| self.push(frame)),
+                Some(joining) => joining.complete(&first, past.position.as_ref(), &known),
+                None => first.iter().for_each(|frame| self.membership.outbox().push(frame)),
             }
         }
         Ok(())

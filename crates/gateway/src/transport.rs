@@ -1,206 +1,96 @@
-//! The WebSocket library, and the only place that knows which one it is. Everything else sees [`Socket`], [`Text`] and
-//! [`Received`].
-//!
-//! The read buffer is 4 KiB instead of the library's 128 KiB (which it allocates and clears for every connection), and
-//! frames of one turn are written together.
-
-use std::{fmt, time::Duration};
+//! From a request to a WebSocket: the handshake is checked field by field, the response switches protocols, and what was
+//! the server's connection becomes a [`Socket`]. On a server of ours that is the TCP stream itself; on any other it is one
+//! end of a pair, with a task that copies, so that TLS and other servers work too.
 
 use axum::{
-    extract::{
-        FromRequestParts,
-        ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade},
-    },
-    http::request::Parts,
+    body::Body,
+    http::{HeaderValue, request::Parts},
     response::{IntoResponse, Response},
 };
-use bytes::Bytes;
-use countersign_protocol::close::{self, Close};
-use futures_util::{SinkExt, StreamExt};
-use tungstenite::error::{CapacityError, Error as WsError};
+use countersign_protocol::FieldError;
+use countersign_ws::handshake::server::Request;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncWriteExt, copy_bidirectional},
+    net::{TcpStream, UnixStream},
+};
 
-use crate::hub::Frame;
+use crate::{http::Problem, wire::Wire};
 
-/// Shared text of a frame.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Text(Utf8Bytes);
-
-impl Text {
-    #[cfg(test)]
-    pub(crate) fn as_str(&self) -> &str {
-        self.0.as_str()
-    }
-
-    /// In bytes.
-    pub(crate) fn len(&self) -> usize {
-        self.0.as_str().len()
-    }
-
-    /// Shares bytes that are UTF-8.
-    pub(crate) fn from_utf8(bytes: Bytes) -> Result<Self, std::str::Utf8Error> {
-        Utf8Bytes::try_from(bytes).map(Self)
-    }
+/// A request that asks for a WebSocket, and may.
+pub(crate) struct Upgrade {
+    on_upgrade: OnUpgrade,
+    response: axum::http::Response<()>,
 }
 
-impl From<String> for Text {
-    fn from(text: String) -> Self {
-        Self(text.into())
-    }
+/// A WebSocket of which nothing is read or written yet.
+pub(crate) struct Socket {
+    pub(crate) wire: Wire,
+    /// What the client sent right behind its request.
+    pub(crate) early: Vec<u8>,
 }
-
-impl From<&str> for Text {
-    fn from(text: &str) -> Self {
-        Self(text.into())
-    }
-}
-
-impl fmt::Debug for Text {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Text({} bytes)", self.len())
-    }
-}
-
-/// A request that asks for a WebSocket.
-pub(crate) struct Upgrade(WebSocketUpgrade);
 
 impl Upgrade {
-    /// Checks the handshake.
+    /// Checks the handshake. `protocol` is the subprotocol to answer with.
     ///
     /// # Errors
     /// The response that says what is wrong with it.
-    pub(crate) async fn from_parts(parts: &mut Parts) -> Result<Self, Response> {
-        WebSocketUpgrade::from_request_parts(parts, &()).await.map(Self).map_err(IntoResponse::into_response)
+    #[allow(clippy::result_large_err, reason = "the error is the response, and made once at most")]
+    pub(crate) fn from_parts(parts: &mut Parts, protocol: Option<&str>) -> Result<Self, Response> {
+        let refused = |refusal: countersign_ws::handshake::Refusal| {
+            let error = FieldError::new(refusal.field.as_str(), refusal.expected, "something else");
+            let mut response = Problem::with_status(refusal.status, error).into_response();
+            if let Some((name, value)) = refusal.header() {
+                response.headers_mut().insert(name, value);
+            }
+            response
+        };
+        let request = Request::check(&parts.method, parts.version, &parts.headers).map_err(refused)?;
+        let protocol = protocol.and_then(|name| HeaderValue::from_str(name).ok());
+        let response = request.accept(protocol, None);
+        let Some(on_upgrade) = parts.extensions.remove::<OnUpgrade>() else {
+            let error = FieldError::new("connection", "a server that can upgrade it", "one that cannot");
+            return Err(Problem::with_status(axum::http::StatusCode::NOT_IMPLEMENTED, error).into_response());
+        };
+        Ok(Self { on_upgrade, response })
     }
 
     /// Accepts: the response switches protocols, and `serve` gets the socket afterwards.
-    pub(crate) fn accept<F>(
-        self,
-        protocol: Option<String>,
-        sizes: Sizes,
-        serve: impl FnOnce(Socket) -> F + Send + 'static,
-    ) -> Response
+    pub(crate) fn accept<F>(self, serve: impl FnOnce(Socket) -> F + Send + 'static) -> Response
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        // A message that is a little too long is read to its end, so that its sender hears the close code and not a reset.
-        let read_at_most = sizes.received.saturating_mul(2);
-        let upgrade = self
-            .0
-            .read_buffer_size(4 * 1024)
-            .write_buffer_size(16 * 1024)
-            .max_write_buffer_size(sizes.sent.saturating_add(WRITE_BUFFER))
-            .max_message_size(read_at_most)
-            .max_frame_size(read_at_most);
-        let upgrade = match protocol {
-            Some(protocol) => upgrade.protocols([protocol]),
-            None => upgrade,
-        };
-        upgrade.on_upgrade(move |socket| serve(Socket { socket, longest: sizes.received }))
+        let Self { on_upgrade, response } = self;
+        tokio::spawn(async move {
+            match on_upgrade.await {
+                Ok(upgraded) => serve(Socket::of(upgraded)).await,
+                Err(error) => tracing::debug!(%error, "a connection was not upgraded"),
+            }
+        });
+        response.map(|()| Body::empty())
     }
 }
-
-/// The longest messages, in bytes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Sizes {
-    /// Of a client; a longer one closes its connection.
-    pub(crate) received: usize,
-    /// Of a producer, which the gateway sends.
-    pub(crate) sent: usize,
-}
-
-/// One WebSocket.
-pub(crate) struct Socket {
-    socket: WebSocket,
-    longest: usize,
-}
-
-/// What came.
-#[derive(Debug)]
-pub(crate) enum Received {
-    /// A text, or a binary frame that is UTF-8.
-    Text(Utf8),
-    /// A sign of life.
-    Alive,
-    /// The peer closed, or the connection broke.
-    Gone,
-    /// Against the rules: close with this.
-    Bad(Close),
-}
-
-/// Text that came.
-#[derive(Debug)]
-pub(crate) struct Utf8(Utf8Bytes);
-
-impl Utf8 {
-    pub(crate) fn as_str(&self) -> &str {
-        self.0.as_str()
-    }
-}
-
-/// The connection broke while writing.
-#[derive(Debug)]
-pub(crate) struct Broken;
 
 impl Socket {
-    /// The next thing that comes. Cancellation safe.
-    pub(crate) async fn next(&mut self) -> Received {
-        match self.socket.next().await {
-            None => Received::Gone,
-            Some(Ok(Message::Close(_))) => {
-                // The library has queued the answer; who closes politely hears it.
-                tokio::time::timeout(LAST_WORDS, self.socket.flush()).await.ok();
-                Received::Gone
-            }
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => Received::Alive,
-            Some(Ok(Message::Text(text))) => self.text(text),
-            Some(Ok(Message::Binary(bytes))) => match Utf8Bytes::try_from(bytes) {
-                Ok(text) => self.text(text),
-                Err(_) => Received::Bad(close::BAD_DATA),
-            },
-            Some(Err(error)) => match error.into_inner().downcast_ref::<WsError>() {
-                Some(WsError::Capacity(CapacityError::MessageTooLong { .. })) => Received::Bad(close::TOO_LONG),
-                Some(WsError::Utf8(_)) => Received::Bad(close::BAD_DATA),
-                Some(WsError::Protocol(tungstenite::error::ProtocolError::ResetWithoutClosingHandshake)) => {
-                    Received::Gone
-                }
-                Some(WsError::Protocol(_)) => Received::Bad(close::PROTOCOL),
-                _ => Received::Gone,
-            },
+    fn of(upgraded: Upgraded) -> Self {
+        match upgraded.downcast::<TokioIo<TcpStream>>() {
+            // Copied: the server's buffer is much larger and would live as long as these bytes.
+            Ok(parts) => Self { wire: Wire::Tcp(parts.io.into_inner()), early: parts.read_buf.to_vec() },
+            Err(upgraded) => Self::through_a_pair(upgraded),
         }
     }
 
-    fn text(&self, text: Utf8Bytes) -> Received {
-        if text.as_str().len() > self.longest { Received::Bad(close::TOO_LONG) } else { Received::Text(Utf8(text)) }
-    }
-
-    /// Writes frames together.
-    pub(crate) async fn send(&mut self, frames: &mut Vec<Frame>) -> Result<(), Broken> {
-        for frame in frames.drain(..) {
-            self.socket.feed(Message::Text(frame.text.0)).await.map_err(|_| Broken)?;
-        }
-        self.socket.flush().await.map_err(|_| Broken)
-    }
-
-    /// Asks for a sign of life.
-    pub(crate) async fn ping(&mut self) -> Result<(), Broken> {
-        self.socket.send(Message::Ping(Bytes::new())).await.map_err(|_| Broken)
-    }
-
-    /// Closes and waits a moment for the peer's own close frame, so that it hears the code.
-    pub(crate) async fn close(mut self, reason: Close) {
-        let frame = CloseFrame { code: reason.code, reason: reason.reason.into() };
-        let closing = async {
-            if self.socket.send(Message::Close(Some(frame))).await.is_ok() {
-                while let Some(Ok(_)) = self.socket.next().await {}
+    fn through_a_pair(upgraded: Upgraded) -> Self {
+        let (ours, mut theirs) = UnixStream::pair().expect("two more file descriptors");
+        tokio::spawn(async move {
+            let mut upgraded = TokioIo::new(upgraded);
+            if let Err(error) = copy_bidirectional(&mut upgraded, &mut theirs).await {
+                tracing::debug!(%error, "a connection ended early");
             }
-        };
-        // Whoever does not answer in time has had its chance.
-        tokio::time::timeout(LAST_WORDS, closing).await.ok();
+            // The peer hears the end, whoever made it.
+            upgraded.shutdown().await.ok();
+        });
+        Self { wire: Wire::Pair(ours), early: Vec::new() }
     }
 }
-
-/// What may wait in the library, beside one message, for a peer that does not read: frames go in one at a time, so this is
-/// for answers to pings. A peer that sends more of them and never reads is cut off with its next message.
-const WRITE_BUFFER: usize = 256 * 1024;
-/// How long a closing connection may take to say goodbye.
-const LAST_WORDS: Duration = Duration::from_secs(1);

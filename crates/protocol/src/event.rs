@@ -150,6 +150,15 @@ pub enum Event {
         /// Where the address is now, if it keeps history.
         position: Option<Position>,
     },
+    /// The client reads too slowly and prefers missing messages of an address to being closed.
+    MessagesDropped {
+        /// As the client names the address.
+        topic: String,
+        /// How many messages.
+        count: u64,
+        /// Of the last message before those, if the address keeps history: `subscribe` with it as `since` brings them.
+        position: Option<Position>,
+    },
     /// Something was wrong; the connection goes on.
     Error {
         /// For programs.

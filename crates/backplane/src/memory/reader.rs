@@ -72,7 +72,7 @@ impl Reader {
                     if !whole {
                         return;
                     }
-                    self.deliver(&mut batch);
+                    self.deliver(&mut batch).await;
                 }
                 // A broken line is the inbox's to say, after what is left in it.
                 () = self.interest.changed() => self.reconcile(),
@@ -80,7 +80,7 @@ impl Reader {
         }
     }
 
-    fn deliver(&self, batch: &mut Vec<(Channel, Bytes)>) {
+    async fn deliver(&self, batch: &mut Vec<(Channel, Bytes)>) {
         let mut heard = Vec::with_capacity(batch.len());
         for (channel, bytes) in batch.drain(..) {
             match wire::decode(bytes) {
@@ -89,7 +89,7 @@ impl Reader {
             }
         }
         if !heard.is_empty() {
-            self.listener.heard(heard);
+            self.listener.heard(heard).await;
         }
     }
 

@@ -47,8 +47,9 @@ impl Ear {
     }
 }
 
+#[async_trait::async_trait]
 impl Listener for Ear {
-    fn heard(&self, batch: Vec<Heard>) {
+    async fn heard(&self, batch: Vec<Heard>) {
         self.push(batch.iter().map(|_| Told::Heard));
     }
     fn refused(&self, _channel: &Channel, _error: &FieldError) {

@@ -169,7 +169,7 @@ impl Session<'_> {
             }
         }
         if !batch.is_empty() {
-            self.owner.listener.heard(batch);
+            self.owner.listener.heard(batch).await;
         }
         if taken == BATCH {
             yield_now().await;

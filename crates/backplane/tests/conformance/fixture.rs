@@ -167,8 +167,9 @@ impl Recorder {
     }
 }
 
+#[async_trait::async_trait]
 impl Listener for Recorder {
-    fn heard(&self, batch: Vec<Heard>) {
+    async fn heard(&self, batch: Vec<Heard>) {
         self.push(batch.into_iter().map(Entry::Heard));
     }
 

@@ -108,8 +108,9 @@ impl Memory {
     }
 }
 
+#[async_trait::async_trait]
 impl Listener for Ear {
-    fn heard(&self, batch: Vec<Heard>) {
+    async fn heard(&self, batch: Vec<Heard>) {
         self.note(|memory| memory.heard.extend(batch));
     }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    Config, SlowConsumer,
+    Config,
     error::{Problem, Warning},
     given::is_loopback,
 };
@@ -52,10 +52,6 @@ pub(super) fn warnings(config: &Config) -> Vec<Warning> {
     if config.compression {
         let why = "this version sends every message uncompressed";
         warnings.push(Warning::NoEffect { variable: "WEBSOCKET_COMPRESSION", why });
-    }
-    if config.slow_consumer == SlowConsumer::Drop {
-        let why = "this version closes slow consumers (4001)";
-        warnings.push(Warning::NoEffect { variable: "WEBSOCKET_SLOW_CONSUMER", why });
     }
     if config.user_connections.limit > 0 {
         let why = "this version does not count a user's connections";

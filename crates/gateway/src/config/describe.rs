@@ -46,6 +46,7 @@ impl Config {
             "WEBSOCKET_OUTBOX_BYTES" => self.outbox_bytes.to_string(),
             "WEBSOCKET_OUTBOX_FRAMES" => self.outbox_frames.to_string(),
             "WEBSOCKET_SLOW_CONSUMER" => self.slow_consumer.to_string(),
+            "WEBSOCKET_SHARDS" => self.shards.to_string(),
             "WEBSOCKET_COMPRESSION" => if self.compression { "on" } else { "off" }.to_owned(),
             "WEBSOCKET_ALLOWED_ORIGINS" => self.allowed_origins.to_string(),
             "WEBSOCKET_USER_CONNECTIONS" => self.user_connections.to_string(),

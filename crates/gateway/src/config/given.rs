@@ -35,6 +35,7 @@ pub(super) struct Given {
     pub(super) websocket_outbox_bytes: usize,
     pub(super) websocket_outbox_frames: usize,
     pub(super) websocket_slow_consumer: SlowConsumer,
+    pub(super) websocket_shards: usize,
     #[serde(deserialize_with = "from_text")]
     pub(super) websocket_compression: Switch,
     #[serde(deserialize_with = "from_text")]

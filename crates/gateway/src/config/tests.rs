@@ -78,6 +78,7 @@ const EVERYTHING: Pairs<'_> = &[
     ("WEBSOCKET_OUTBOX_BYTES", "4096"),
     ("WEBSOCKET_OUTBOX_FRAMES", "64"),
     ("WEBSOCKET_SLOW_CONSUMER", "drop"),
+    ("WEBSOCKET_SHARDS", "3"),
     ("WEBSOCKET_COMPRESSION", "on"),
     ("WEBSOCKET_ALLOWED_ORIGINS", "same-host,https://*.example.com"),
     ("WEBSOCKET_USER_CONNECTIONS", "5:refuse"),

@@ -6,6 +6,8 @@ use std::{fmt, net::IpAddr, str::FromStr};
 use countersign_protocol::Address;
 use serde::{Deserialize, Deserializer, de};
 
+use crate::hub::WhenFull;
+
 /// What happens to a connection whose outbox is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -23,6 +25,15 @@ impl fmt::Display for SlowConsumer {
             Self::Close => "close",
             Self::Drop => "drop",
         })
+    }
+}
+
+impl From<SlowConsumer> for WhenFull {
+    fn from(slow: SlowConsumer) -> Self {
+        match slow {
+            SlowConsumer::Close => Self::Close,
+            SlowConsumer::Drop => Self::Drop,
+        }
     }
 }
 

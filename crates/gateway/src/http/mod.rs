@@ -23,7 +23,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
-use problem::Problem;
+pub(crate) use problem::Problem;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{auth::origin, node::Node};

@@ -34,6 +34,11 @@ impl Problem {
         Self { status: status.as_u16(), code, detail: detail.into(), field: None, callback_id: None }
     }
 
+    /// A field that is wrong, with a status of its own.
+    pub(crate) fn with_status(status: StatusCode, error: FieldError) -> Self {
+        Self { status: status.as_u16(), ..error.into() }
+    }
+
     pub(crate) fn not_ready(reason: &str) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", format!("this node is not ready ({reason}): try again"))
     }

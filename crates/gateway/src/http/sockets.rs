@@ -22,11 +22,11 @@ use super::{
 };
 use crate::{
     auth::token,
-    connection::Connection,
+    connection::{self, Connection},
     metrics::Attempt,
     node::Node,
     seldom::Seldom,
-    transport::{Sizes, Upgrade},
+    transport::Upgrade,
 };
 
 static FULL: Seldom = Seldom::new();
@@ -65,17 +65,16 @@ async fn accept(node: Arc<Node>, mut parts: Parts, topic: Option<Address>) -> Re
     if let Err(reason) = node.ready() {
         return Err(refuse(Attempt::RefusedNotReady, Problem::not_ready(&reason)));
     }
-    let upgrade = Upgrade::from_parts(&mut parts).await?;
+    let protocol = token::subprotocol(&parts.headers);
+    let upgrade = Upgrade::from_parts(&mut parts, protocol.as_deref())?;
     let Asked(query) =
         Asked::<Query>::from_request_parts(&mut parts, &()).await.map_err(IntoResponse::into_response)?;
     let (since, topics) = wishes(&query, topic).map_err(|error| refuse(Attempt::Failed, error.into()))?;
 
-    let protocol = token::subprotocol(&parts.headers);
-    let sizes = Sizes { received: node.config.max_message_bytes, sent: node.config.publish_max_bytes };
     let given = token::find(&parts.headers, &parts.uri);
     let user_id = query.iter().find(|(name, _)| name == "user_id").map(|(_, value)| value.as_str());
     let serving = node.shutdown.serving.token();
-    let closed = |reason: Close| upgrade_and_close(reason, protocol.clone(), sizes, node.shutdown.serving.token());
+    let closed = |reason: Close| upgrade_and_close(reason, node.shutdown.serving.token());
     let identity = match node.clients.identify(given.as_ref().map(ExposeSecret::expose_secret), user_id) {
         Ok(identity) => identity,
         Err(error) => {
@@ -91,7 +90,7 @@ async fn accept(node: Arc<Node>, mut parts: Parts, topic: Option<Address>) -> Re
         }
         return Ok(closed(close::FULL)(upgrade));
     };
-    Ok(upgrade.accept(protocol, sizes, move |socket| async move {
+    Ok(upgrade.accept(move |socket| async move {
         let connection = Connection::new(node, socket, place, &identity);
         connection.run(since, topics).await;
         drop(serving);
@@ -101,13 +100,11 @@ async fn accept(node: Arc<Node>, mut parts: Parts, topic: Option<Address>) -> Re
 /// Accepts, only to be heard when it refuses.
 fn upgrade_and_close(
     reason: Close,
-    protocol: Option<String>,
-    sizes: Sizes,
     serving: tokio_util::task::task_tracker::TaskTrackerToken,
 ) -> impl FnOnce(Upgrade) -> Response {
     move |upgrade| {
-        upgrade.accept(protocol, sizes, move |socket| async move {
-            socket.close(reason).await;
+        upgrade.accept(move |socket| async move {
+            connection::refuse(socket, reason).await;
             drop(serving);
         })
     }

@@ -1,32 +1,84 @@
 //! One message in the form that sockets take: encoded once per node, shared by every connection that gets it.
 
-use std::time::Instant;
+use std::{fmt, sync::Arc};
 
-use countersign_protocol::{CallbackId, Position};
+use bytes::Bytes;
+use countersign_protocol::{Address, CallbackId, Position};
+use countersign_ws::{Opcode, frame};
 
-use crate::transport::Text;
-
-/// Shared wire text and the two facts that delivery needs of it. Cloning copies no bytes.
+/// Shared wire bytes and the facts that delivery needs of them. Cloning copies no bytes.
 #[derive(Debug, Clone)]
-pub(crate) struct Frame {
-    /// What goes over the wire.
-    pub(crate) text: Text,
+pub(crate) struct Frame(Arc<Encoded>);
+
+/// What is said with a frame, beside its bytes.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Facts {
     /// The callback whose question this is.
     pub(crate) question: Option<CallbackId>,
     /// Its place in the history of its address.
     pub(crate) position: Option<Position>,
-    /// When the node heard it; `None` for what the node says itself.
-    pub(crate) heard_at: Option<Instant>,
+    /// The address of a message that a slow reader may miss, if it prefers that to being closed: no question, no reply, no end of
+    /// a callback.
+    pub(crate) may_be_dropped: Option<Address>,
+}
+
+struct Encoded {
+    /// The WebSocket frame, header and text in one run.
+    wire: Bytes,
+    /// Of the text, in bytes; the header is before it.
+    length: usize,
+    facts: Facts,
 }
 
 impl Frame {
     /// A frame that is neither a question nor part of a history, such as a reply.
-    pub(crate) fn plain(text: impl Into<Text>) -> Self {
-        Self { text: text.into(), question: None, position: None, heard_at: None }
+    pub(crate) fn plain(text: impl AsRef<str>) -> Self {
+        Self::with(text.as_ref().as_bytes(), Facts::default())
     }
 
-    /// Length of the text in bytes.
+    /// A text, which is UTF-8, with its facts.
+    pub(crate) fn with(text: &[u8], facts: Facts) -> Self {
+        Self(Arc::new(Encoded { wire: frame::server(Opcode::Text, text), length: text.len(), facts }))
+    }
+
+    /// A frame of the WebSocket itself, as it goes over the wire.
+    pub(crate) fn control(wire: Bytes) -> Self {
+        Self(Arc::new(Encoded { wire, length: 0, facts: Facts::default() }))
+    }
+
+    /// What goes over the wire.
+    pub(crate) fn wire(&self) -> &Bytes {
+        &self.0.wire
+    }
+
+    /// Length on the wire in bytes.
     pub(crate) fn len(&self) -> usize {
-        self.text.len()
+        self.0.wire.len()
+    }
+
+    /// The callback whose question this is.
+    pub(crate) fn question(&self) -> Option<CallbackId> {
+        self.0.facts.question
+    }
+
+    /// Its place in the history of its address.
+    pub(crate) fn position(&self) -> Option<&Position> {
+        self.0.facts.position.as_ref()
+    }
+
+    /// See [`Facts::may_be_dropped`].
+    pub(crate) fn may_be_dropped(&self) -> Option<&Address> {
+        self.0.facts.may_be_dropped.as_ref()
+    }
+
+    /// Whether both share the same bytes.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl fmt::Debug for Encoded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Encoded({} bytes, {:?})", self.length, self.facts)
     }
 }

@@ -6,7 +6,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use countersign_protocol::{CallbackId, Position, close};
 
-use super::{Frame, Outbox};
+use super::{Frame, Outbox, Turn};
 
 /// See the module.
 #[derive(Debug)]
@@ -35,35 +35,46 @@ impl Member {
     }
 
     /// Sends `first`, then what was held back and is no repeat; what comes from now on flows.
-    pub(super) fn go_live(&mut self, first: Vec<Frame>, position: Option<&Position>, questions: &HashSet<CallbackId>) {
+    pub(super) fn go_live(&mut self, first: &[Frame], position: Option<&Position>, questions: &HashSet<CallbackId>) {
         self.told = Told::of(position, questions).map(Box::new);
         for frame in first {
             self.outbox.owe(frame);
         }
         for frame in self.held.take().unwrap_or_default() {
-            self.take(frame);
+            if !self.was_told(&frame) {
+                self.outbox.push(&frame);
+            }
         }
     }
 
-    /// A frame was heard.
-    pub(super) fn take(&mut self, frame: Frame) {
+    /// Frames were heard.
+    pub(super) fn take(&mut self, frames: &[Frame], turn: &mut Turn) {
         match &mut self.held {
+            None if self.told.is_none() => self.put(frames, turn),
             None => {
-                if !self.was_told(&frame) {
-                    self.outbox.push(frame);
+                for frame in frames {
+                    if !self.was_told(frame) {
+                        self.put(std::slice::from_ref(frame), turn);
+                    }
                 }
             }
-            Some(held) if held.len() < HELD_FRAMES => held.push(frame),
+            Some(held) if held.len() + frames.len() <= HELD_FRAMES => held.extend_from_slice(frames),
             // Joining takes milliseconds; whoever cannot be served meanwhile comes back and recovers.
             Some(_) => self.outbox.close(close::RESYNC),
         }
     }
 
     /// The node itself says something, outside of any history.
-    pub(super) fn tell(&mut self, frame: Frame) {
+    pub(super) fn tell(&mut self, frame: &Frame) {
         match &mut self.held {
             None => self.outbox.owe(frame),
-            Some(held) => held.push(frame),
+            Some(held) => held.push(frame.clone()),
+        }
+    }
+
+    fn put(&self, frames: &[Frame], turn: &mut Turn) {
+        if self.outbox.put(frames) {
+            turn.write(&self.outbox);
         }
     }
 
@@ -89,11 +100,11 @@ impl Told {
 
     /// Whether this was told; it is forgotten when it cannot be heard again.
     fn repeats(&mut self, frame: &Frame) -> bool {
-        if let Some(id) = frame.question {
+        if let Some(id) = frame.question() {
             // A question is published once.
             return self.questions.remove(&id);
         }
-        match (&frame.position, &self.position) {
+        match (frame.position(), &self.position) {
             (Some(heard), Some(read)) if heard.epoch == read.epoch => {
                 let repeated = heard.offset <= read.offset;
                 if heard.offset >= read.offset {

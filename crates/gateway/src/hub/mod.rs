@@ -13,6 +13,7 @@ mod outbox;
 mod room;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -23,11 +24,12 @@ use countersign_backplane::{Channel, Interest, Wanted};
 use countersign_protocol::{CallbackId, Position, close};
 use slab::Slab;
 
-pub(crate) use frame::Frame;
+pub(crate) use frame::{Facts, Frame};
 use member::Member;
-pub(crate) use outbox::{Outbox, OutboxLimits, Turn};
+pub(crate) use outbox::{Attention, Outbox, OutboxLimits, Sink, WhenFull};
 pub(crate) use room::Missed;
-use room::{Outcome, Room};
+use room::Room;
+pub(crate) use turn::Turn;
 
 /// Rooms and their members. One a node.
 #[derive(Debug)]
@@ -86,22 +88,21 @@ impl Hub {
         Membership { hub: Arc::clone(self), connection, outbox }
     }
 
-    /// Hands each frame to every member of its room, in order.
-    pub(crate) fn deliver(&self, batch: impl IntoIterator<Item = (Channel, Frame)>) -> Delivered {
+    /// Hands each frame to every member of its room, in order: `frames[i]` was heard on `channels[i]`. What they said is in
+    /// the outboxes when this returns, and the turn says which of these have to be written.
+    pub(crate) fn deliver(&self, channels: &[Channel], frames: &[Frame]) -> Turn {
         let mut state = self.lock();
-        let mut delivered = Delivered::default();
-        for (channel, frame) in batch {
-            let Some(room) = state.rooms.get_mut(&channel) else { continue };
-            match room.hear(&frame) {
-                Outcome::Delivered => {
-                    delivered.frames += room.members.len();
-                    delivered.bytes += room.members.len() * frame.len();
-                }
-                Outcome::Hole => delivered.hole = true,
-                Outcome::Held | Outcome::Repeated => {}
-            }
+        let mut turn = Turn::default();
+        let mut from = 0;
+        // What follows each other on one channel is one walk through its members.
+        for channels in channels.chunk_by(|one, next| one == next) {
+            let frames = frames.get(from..from + channels.len()).unwrap_or_default();
+            from += channels.len();
+            let Some(room) = channels.first().and_then(|channel| state.rooms.get_mut(channel)) else { continue };
+            let hole = room.hear(frames, &mut turn);
+            turn.hole |= hole;
         }
-        delivered
+        turn
     }
 
     /// Says something to every member of a room, outside of any history; to those who are joining after their first words.
@@ -129,7 +130,17 @@ impl Hub {
 
     /// Fills the hole of an address, or tells it, and lets the rest flow. Whether that shows another hole.
     pub(crate) fn release(&self, channel: &Channel, missed: Missed) -> bool {
-        self.lock().rooms.get_mut(channel).is_some_and(|room| room.release(missed) == Outcome::Hole)
+        let mut turn = Turn::default();
+        let another = self.lock().rooms.get_mut(channel).is_some_and(|room| room.release(missed, &mut turn));
+        turn.leave_to_owners();
+        another
+    }
+
+    /// Tells every connection that the node drains.
+    pub(crate) fn drain(&self) {
+        for (_, connected) in &self.lock().connections {
+            connected.outbox.leave();
+        }
     }
 
     /// Tells every connection to close.
@@ -137,6 +148,11 @@ impl Hub {
         for (_, connected) in &self.lock().connections {
             connected.outbox.close(reason);
         }
+    }
+
+    /// Messages that were left out for readers that are too slow, since this was asked last.
+    pub(crate) fn take_dropped(&self) -> u64 {
+        self.lock().connections.iter().map(|(_, connected)| connected.outbox.take_dropped()).sum()
     }
 
     /// Connections that are in the hub, and frames that wait in their outboxes.
@@ -162,17 +178,6 @@ impl Hub {
         // Nothing in here panics between two states, so a poisoned lock still guards a whole one.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// What a fan-out did.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Delivered {
-    /// Frames handed to outboxes.
-    pub(crate) frames: usize,
-    /// Their bytes.
-    pub(crate) bytes: usize,
-    /// An address has a hole that somebody has to fill.
-    pub(crate) hole: bool,
 }
 
 /// How much the hub holds.
@@ -251,7 +256,7 @@ impl Joining {
     /// Sends `first`, then what was held back but is newer than `position` and no question of `known`, and makes the
     /// member live; what is heard later of these is not repeated either. All in one step: no other frame of this room can
     /// come between.
-    pub(crate) fn complete(mut self, first: Vec<Frame>, position: Option<&Position>, known: &HashSet<CallbackId>) {
+    pub(crate) fn complete(mut self, first: &[Frame], position: Option<&Position>, known: &HashSet<CallbackId>) {
         self.completed = true;
         let mut state = self.hub.lock();
         let Some(room) = state.rooms.get_mut(self.wanted.channel()) else { return };

@@ -1,16 +1,30 @@
-//! What one connection has still to be sent: a queue bounded in frames and bytes, filled by the hub and by the
-//! connection's own replies, emptied by the connection. When it is full the connection is closed with 4001 and comes
-//! back to recover: nothing is dropped silently, and a slow reader costs the node at most its outbox.
+//! What one connection has still to be sent, and the way to its socket. The hub and the connection's own replies fill the
+//! queue; whoever filled it writes it, straight into the socket and everything in one call, as long as the kernel takes it.
+//! Only when the kernel takes no more do frames wait, and then the connection's own task goes on when there is room again.
+//!
+//! The queue is bounded in frames and bytes. A reader that is too slow for it is closed with 4001 and comes back to
+//! recover, or it misses messages and is told which ([`WhenFull`]): nothing is lost silently, and a slow reader costs the
+//! node at most its outbox.
+
+mod dropped;
+mod queue;
+mod run;
+#[cfg(test)]
+pub(super) mod tests;
 
 use std::{
-    collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
+    fmt, io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
 };
 
 use countersign_protocol::close::{self, Close};
-use tokio::sync::Notify;
+use queue::Queue;
 
 use super::frame::Frame;
+use crate::seldom::Seldom;
+
+static SLOW: Seldom = Seldom::new();
 
 /// How much may wait.
 #[derive(Debug, Clone, Copy)]
@@ -19,73 +33,82 @@ pub(crate) struct OutboxLimits {
     pub(crate) bytes: usize,
     /// Frames.
     pub(crate) frames: usize,
+    /// What becomes of a message that does not fit.
+    pub(crate) when_full: WhenFull,
 }
 
-/// The queue. Its owner is the connection; the hub holds a share to fill it.
-#[derive(Debug)]
+/// What becomes of a message that does not fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WhenFull {
+    /// The connection is closed with 4001.
+    Close,
+    /// The message is left out, and the client told how many of its address were. What is no message (a question, a reply, the
+    /// end of a callback) closes the connection all the same.
+    Drop,
+}
+
+/// Where the bytes go: a socket that never blocks.
+pub(crate) trait Sink: Send + Sync {
+    /// Writes what fits; `WouldBlock` when nothing does.
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
+    /// Whether it may be worth trying again after `WouldBlock`; wakes the task otherwise, when it is.
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+}
+
+/// See the module. Owned by the connection; the hub holds a share to fill it.
 pub(crate) struct Outbox {
     limits: OutboxLimits,
+    sink: Arc<dyn Sink>,
     queue: Mutex<Queue>,
-    /// Something to send, or a reason to close.
-    changed: Notify,
 }
 
-#[derive(Debug, Default)]
-struct Queue {
-    frames: VecDeque<Frame>,
-    /// Of what is not owed.
-    bytes: usize,
-    /// Frames that do not count.
-    owed_frames: usize,
-    close: Option<Close>,
-}
-
-/// What a connection has to do next.
+/// What a connection has to see to.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Turn {
-    /// Frames were moved into the buffer that was handed in.
-    Send,
+pub(crate) enum Attention {
     /// Close the connection; the outbox takes nothing any more.
     Close(Close),
+    /// The node drains: leave some time soon.
+    Leave,
+    /// The socket is broken, and so many frames were never written.
+    Gone {
+        /// How many.
+        unwritten: usize,
+    },
 }
 
 impl Outbox {
-    pub(crate) fn new(limits: OutboxLimits) -> Self {
-        Self { limits, queue: Mutex::default(), changed: Notify::new() }
+    pub(crate) fn new(limits: OutboxLimits, sink: Arc<dyn Sink>) -> Self {
+        Self { limits, sink, queue: Mutex::default() }
     }
 
-    /// Adds a frame. When it does not fit the connection is told to close with 4001. Never blocks.
-    pub(crate) fn push(&self, frame: Frame) {
+    /// Adds frames, in order. Whether the caller has to [`Self::write`] them, as nobody else is about to. Never blocks.
+    #[must_use]
+    pub(crate) fn put(&self, frames: &[Frame]) -> bool {
         let mut queue = self.lock();
-        if queue.close.is_some() {
-            return;
+        let before = queue.mood();
+        for frame in frames {
+            self.add(&mut queue, frame);
         }
-        if queue.fits(&frame, self.limits) {
-            queue.bytes += frame.len();
-            queue.frames.push_back(frame);
-        } else {
-            tracing::warn!(
-                limit = "WEBSOCKET_OUTBOX_BYTES or WEBSOCKET_OUTBOX_FRAMES",
-                frames = queue.frames.len(),
-                bytes = queue.bytes,
-                "closing a slow consumer"
-            );
-            queue.close(close::SLOW);
-        }
-        drop(queue);
-        self.changed.notify_one();
+        let claimed = queue.claim();
+        wake(queue, |queue| queue.mood() != before);
+        claimed
+    }
+
+    /// Adds a frame; the connection's own task writes it.
+    pub(crate) fn push(&self, frame: &Frame) {
+        let mut queue = self.lock();
+        self.add(&mut queue, frame);
+        wake(queue, |_| true);
     }
 
     /// Adds a frame that the connection is owed whatever its size, such as its user's open questions: state, of which there is a
     /// limit elsewhere, and not traffic.
-    pub(crate) fn owe(&self, frame: Frame) {
+    pub(crate) fn owe(&self, frame: &Frame) {
         let mut queue = self.lock();
-        if queue.close.is_none() {
-            queue.owed_frames += 1;
-            queue.frames.push_back(frame);
+        if queue.takes() {
+            queue.add_owed(frame.clone());
         }
-        drop(queue);
-        self.changed.notify_one();
+        wake(queue, |_| true);
     }
 
     /// Whether frames of so many bytes together fit into an outbox that is empty.
@@ -94,48 +117,125 @@ impl Outbox {
         frames.len() <= 1 || (frames.len() <= self.limits.frames && bytes <= self.limits.bytes)
     }
 
+    /// Whether the client reads its answers: whoever does not is not read from either.
+    pub(crate) fn has_room(&self) -> bool {
+        self.lock().holds_at_most(self.limits.frames / 2, self.limits.bytes / 2)
+    }
+
+    /// Writes what waits, as far as the kernel takes it.
+    pub(crate) fn write(&self) {
+        let mut queue = self.lock();
+        let before = queue.mood();
+        queue.write(&*self.sink);
+        wake(queue, |queue| queue.mood() != before);
+    }
+
+    /// Has the connection's own task write what waits.
+    pub(crate) fn wake(&self) {
+        wake(self.lock(), |_| true);
+    }
+
     /// Tells the connection to close. The first reason stays; after [`close::DRAIN`] what waits is still sent.
     pub(crate) fn close(&self, reason: Close) {
-        self.lock().close(reason);
-        self.changed.notify_one();
+        let mut queue = self.lock();
+        queue.close(reason);
+        wake(queue, |_| true);
     }
 
-    /// Waits for the next thing to do. Frames come before a close for which they were kept. Cancellation safe.
-    pub(crate) async fn turn(&self, buffer: &mut Vec<Frame>) -> Turn {
+    /// Tells the connection that the node drains.
+    pub(crate) fn leave(&self) {
+        let mut queue = self.lock();
+        queue.leave();
+        wake(queue, |_| true);
+    }
+
+    /// For the connection's own task, last of all that it looks at: writes what waits, and says what there is to see to. Pending
+    /// once there is nothing.
+    pub(crate) fn poll_attention(&self, cx: &mut Context<'_>) -> Poll<Attention> {
+        let mut queue = self.lock();
         loop {
-            {
-                let mut queue = self.lock();
-                if !queue.frames.is_empty() {
-                    (queue.bytes, queue.owed_frames) = (0, 0);
-                    buffer.extend(queue.frames.drain(..));
-                    // An idle connection keeps no memory for a burst that it once had.
-                    if queue.frames.capacity() > 64 {
-                        queue.frames = VecDeque::new();
-                    }
-                    return Turn::Send;
-                }
-                if let Some(reason) = queue.close {
-                    return Turn::Close(reason);
-                }
+            queue.write(&*self.sink);
+            if let Some(attention) = queue.attention() {
+                return Poll::Ready(attention);
             }
-            self.changed.notified().await;
+            match self.unblocked(&mut queue, cx) {
+                Poll::Ready(()) => {}
+                Poll::Pending => return Poll::Pending,
+            }
         }
     }
 
-    /// Waits until the connection has to close without sending what waits. Cancellation safe.
-    pub(crate) async fn cut(&self) -> Close {
-        loop {
-            // A permit that is taken here is no loss for `turn`, which looks before it waits.
-            if let Some(reason) = self.lock().close.filter(|reason| *reason != close::DRAIN) {
-                return reason;
+    /// Adds the last frame of all, whatever the outbox was told, and writes until it is gone. Nothing but an interrupted frame goes
+    /// before it.
+    pub(crate) async fn last(&self, frame: Frame) {
+        self.lock().last(frame);
+        std::future::poll_fn(|cx| {
+            let mut queue = self.lock();
+            loop {
+                queue.write(&*self.sink);
+                if queue.is_empty() {
+                    return Poll::Ready(());
+                }
+                match self.unblocked(&mut queue, cx) {
+                    Poll::Ready(()) => {}
+                    Poll::Pending => return Poll::Pending,
+                }
             }
-            self.changed.notified().await;
-        }
+        })
+        .await;
     }
 
     /// Frames that wait.
     pub(crate) fn depth(&self) -> usize {
-        self.lock().frames.len()
+        self.lock().len()
+    }
+
+    /// Bytes that the kernel has taken, ever: whoever reads slowly is there all the same.
+    pub(crate) fn written(&self) -> u64 {
+        self.lock().written_ever()
+    }
+
+    /// How many messages were left out, since this was asked last.
+    pub(crate) fn take_dropped(&self) -> u64 {
+        self.lock().take_dropped()
+    }
+
+    /// Ready when the queue was blocked and is so no longer; else the task is woken when there is something to do.
+    fn unblocked(&self, queue: &mut Queue, cx: &mut Context<'_>) -> Poll<()> {
+        if queue.is_blocked() {
+            match self.sink.poll_writable(cx) {
+                Poll::Ready(Ok(())) => {
+                    queue.unblock();
+                    return Poll::Ready(());
+                }
+                Poll::Ready(Err(_)) => {
+                    queue.broke();
+                    return Poll::Ready(());
+                }
+                Poll::Pending => {}
+            }
+        }
+        queue.park(cx.waker());
+        Poll::Pending
+    }
+
+    fn add(&self, queue: &mut Queue, frame: &Frame) {
+        if !queue.takes() {
+            return;
+        }
+        if queue.add(frame, self.limits) {
+            return;
+        }
+        // Only what the kernel does not take has to wait.
+        queue.write(&*self.sink);
+        if !queue.takes() || queue.add(frame, self.limits) || queue.leave_out(frame, self.limits) {
+            return;
+        }
+        if let Some(left_out) = SLOW.line() {
+            let limit = "WEBSOCKET_OUTBOX_BYTES or WEBSOCKET_OUTBOX_FRAMES";
+            tracing::warn!(limit, frames = queue.len(), left_out, "closing a slow consumer");
+        }
+        queue.close(close::SLOW);
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -144,97 +244,17 @@ impl Outbox {
     }
 }
 
-impl Queue {
-    fn fits(&self, frame: &Frame, limits: OutboxLimits) -> bool {
-        let counted = self.frames.len() - self.owed_frames;
-        counted == 0 || (counted < limits.frames && self.bytes + frame.len() <= limits.bytes)
-    }
-
-    fn close(&mut self, reason: Close) {
-        if self.close.is_some() {
-            return;
-        }
-        self.close = Some(reason);
-        if reason != close::DRAIN {
-            self.frames = VecDeque::new();
-            (self.bytes, self.owed_frames) = (0, 0);
-        }
+/// Gives the queue back, and wakes its owner if `wanted`; not under the lock, because the owner takes it first of all.
+fn wake(mut queue: MutexGuard<'_, Queue>, wanted: impl FnOnce(&Queue) -> bool) {
+    let owner = if wanted(&queue) { queue.owner() } else { None };
+    drop(queue);
+    if let Some(owner) = owner {
+        owner.wake();
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use futures_util::FutureExt;
-
-    fn outbox(bytes: usize, frames: usize) -> Outbox {
-        Outbox::new(OutboxLimits { bytes, frames })
-    }
-
-    fn frame(length: usize) -> Frame {
-        Frame::plain("x".repeat(length))
-    }
-
-    fn turn(outbox: &Outbox) -> Option<(Turn, usize)> {
-        let mut buffer = Vec::new();
-        let turn = outbox.turn(&mut buffer).now_or_never()?;
-        Some((turn, buffer.len()))
-    }
-
-    #[test]
-    fn everything_that_waits_leaves_in_one_turn_and_in_order() {
-        let outbox = outbox(100, 10);
-        for length in 1..=3 {
-            outbox.push(frame(length));
-        }
-        let mut buffer = Vec::new();
-        assert_eq!(outbox.turn(&mut buffer).now_or_never(), Some(Turn::Send));
-        assert_eq!(buffer.iter().map(Frame::len).collect::<Vec<_>>(), [1, 2, 3]);
-        assert_eq!((turn(&outbox), outbox.depth()), (None, 0));
-    }
-
-    #[test]
-    fn a_full_outbox_closes_the_connection_and_frees_what_waited() {
-        for (bytes, frames) in [(10, 100), (1000, 2)] {
-            let outbox = outbox(bytes, frames);
-            for _ in 0..3 {
-                outbox.push(frame(5));
-            }
-            assert_eq!(turn(&outbox), Some((Turn::Close(close::SLOW), 0)));
-            outbox.push(frame(1));
-            assert_eq!(turn(&outbox), Some((Turn::Close(close::SLOW), 0)));
-        }
-    }
-
-    #[test]
-    fn the_largest_single_message_always_fits() {
-        let outbox = outbox(10, 10);
-        outbox.push(frame(5000));
-        assert_eq!(turn(&outbox), Some((Turn::Send, 1)));
-    }
-
-    #[test]
-    fn what_a_connection_is_owed_fits_and_takes_no_room_from_the_rest() {
-        let outbox = outbox(10, 2);
-        for _ in 0..5 {
-            outbox.owe(frame(5000));
-        }
-        outbox.push(frame(5));
-        outbox.push(frame(5));
-        assert_eq!(turn(&outbox), Some((Turn::Send, 7)));
-        outbox.owe(frame(5000));
-        for _ in 0..3 {
-            outbox.push(frame(5));
-        }
-        assert_eq!(turn(&outbox), Some((Turn::Close(close::SLOW), 0)));
-    }
-
-    #[test]
-    fn a_drain_lets_what_waits_go_out_first() {
-        let outbox = outbox(100, 10);
-        outbox.push(frame(1));
-        outbox.close(close::DRAIN);
-        assert_eq!(turn(&outbox), Some((Turn::Send, 1)));
-        assert_eq!(turn(&outbox), Some((Turn::Close(close::DRAIN), 0)));
+impl fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Outbox({} frames)", self.depth())
     }
 }

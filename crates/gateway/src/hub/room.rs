@@ -5,7 +5,7 @@
 use countersign_backplane::Wanted;
 use countersign_protocol::Position;
 
-use super::{Frame, member::Member};
+use super::{Frame, Turn, member::Member};
 
 /// See the module.
 #[derive(Debug)]
@@ -26,17 +26,14 @@ struct Held {
     lost: bool,
 }
 
-/// What came of a frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// It went to every member.
-    Delivered,
-    /// It waits until the hole before it is filled.
-    Held,
-    /// The hole before it is new: somebody has to fill it.
-    Hole,
+/// Where a frame belongs.
+enum Place {
+    /// After what the members have heard.
+    Next,
     /// The members have it.
     Repeated,
+    /// Behind a hole; whether that hole is new.
+    Behind(bool),
 }
 
 /// What is known of a hole.
@@ -53,35 +50,51 @@ impl Room {
         Self { _wanted: wanted, members: Vec::new(), last: None, held: None }
     }
 
-    /// A frame was heard.
-    pub(super) fn hear(&mut self, frame: &Frame) -> Outcome {
-        if let Some(held) = &mut self.held {
-            if held.frames.len() < HELD_FRAMES {
-                held.frames.push(frame.clone());
-            } else {
-                // With a place in the history it shows as another hole when these are released.
-                held.lost |= frame.position.is_none();
-            }
-            return Outcome::Held;
-        }
-        if let Some(position) = &frame.position {
-            match &self.last {
-                Some(last) if last.epoch == position.epoch => {
-                    if position.offset <= last.offset {
-                        return Outcome::Repeated;
+    /// Frames were heard. Whether they show a hole that somebody has to fill.
+    pub(super) fn hear(&mut self, frames: &[Frame], turn: &mut Turn) -> bool {
+        let mut hole = false;
+        let mut flowing = 0;
+        for (at, frame) in frames.iter().enumerate() {
+            match self.place(frame) {
+                Place::Next => continue,
+                Place::Repeated => {}
+                Place::Behind(new) => {
+                    // What flows comes before what is held back.
+                    if new {
+                        hole = true;
+                        self.hold();
                     }
-                    if position.offset > last.offset + 1 {
-                        return self.hole_before(frame);
-                    }
+                    self.keep(frame);
                 }
-                // A new numbering that is heard from its beginning has no hole.
-                Some(_) if position.offset > 1 => return self.hole_before(frame),
-                _ => {}
             }
-            self.last = Some(position.clone());
+            self.deliver(frames.get(flowing..at).unwrap_or_default(), turn);
+            flowing = at + 1;
         }
-        self.deliver(frame);
-        Outcome::Delivered
+        self.deliver(frames.get(flowing..).unwrap_or_default(), turn);
+        hole
+    }
+
+    /// Where a frame belongs; the next one moves the room's position.
+    fn place(&mut self, frame: &Frame) -> Place {
+        if self.held.is_some() {
+            return Place::Behind(false);
+        }
+        let Some(position) = frame.position() else { return Place::Next };
+        match &mut self.last {
+            Some(last) if last.epoch == position.epoch => {
+                if position.offset <= last.offset {
+                    return Place::Repeated;
+                }
+                if position.offset > last.offset + 1 {
+                    return Place::Behind(true);
+                }
+                last.offset = position.offset;
+            }
+            // A new numbering that is heard from its beginning has no hole.
+            Some(_) if position.offset > 1 => return Place::Behind(true),
+            last => *last = Some(position.clone()),
+        }
+        Place::Next
     }
 
     /// A member was told the position; it is the room's when the room has none.
@@ -107,13 +120,11 @@ impl Room {
     }
 
     /// Fills the hole, or tells it, and goes on with what was held back. Whether that shows another hole.
-    pub(super) fn release(&mut self, missed: Missed) -> Outcome {
-        let Some(held) = self.held.take() else { return Outcome::Delivered };
+    pub(super) fn release(&mut self, missed: Missed, turn: &mut Turn) -> bool {
+        let Some(held) = self.held.take() else { return false };
         match missed {
             Missed::Messages(frames, position) => {
-                for frame in &frames {
-                    self.deliver(frame);
-                }
+                self.deliver(&frames, turn);
                 self.last = Some(position);
             }
             Missed::Gap(told, position) => {
@@ -121,46 +132,50 @@ impl Room {
                 self.last = position;
             }
         }
-        let opened_by = held.frames.iter().find_map(|frame| frame.position.clone());
-        let mut frames = held.frames.iter();
-        while let Some(frame) = frames.next() {
-            if self.hear(frame) == Outcome::Hole {
+        let opened_by = held.frames.iter().find_map(Frame::position);
+        for (at, frame) in held.frames.iter().enumerate() {
+            if self.hear(std::slice::from_ref(frame), turn) {
                 // It was heard before the history was read, and the history does not know it: its position is made up.
-                if frame.position.is_some() && frame.position == opened_by {
+                if frame.position().is_some() && frame.position() == opened_by {
                     tracing::warn!("a message with a position that the history does not have was not forwarded");
                     self.held = None;
                     continue;
                 }
-                // They wait behind the new hole.
-                for frame in frames {
-                    self.hear(frame);
-                }
-                return Outcome::Hole;
+                // The others wait behind the new hole.
+                self.hear(held.frames.get(at + 1..).unwrap_or_default(), turn);
+                return true;
             }
         }
         if held.lost {
             self.hold();
-            return Outcome::Hole;
         }
-        Outcome::Delivered
+        held.lost
     }
 
     /// Says something to every member, outside of any history.
     pub(super) fn tell(&mut self, frame: &Frame) {
         for member in &mut self.members {
-            member.tell(frame.clone());
+            member.tell(frame);
         }
     }
 
-    fn hole_before(&mut self, frame: &Frame) -> Outcome {
-        self.hold();
-        self.hear(frame);
-        Outcome::Hole
+    fn keep(&mut self, frame: &Frame) {
+        let held = self.held.get_or_insert_default();
+        if held.frames.len() < HELD_FRAMES {
+            held.frames.push(frame.clone());
+        } else {
+            // With a place in the history it shows as another hole when these are released.
+            held.lost |= frame.position().is_none();
+        }
     }
 
-    fn deliver(&mut self, frame: &Frame) {
+    fn deliver(&mut self, frames: &[Frame], turn: &mut Turn) {
+        if frames.is_empty() {
+            return;
+        }
+        turn.delivers(frames, self.members.len());
         for member in &mut self.members {
-            member.take(frame.clone());
+            member.take(frames, turn);
         }
     }
 }

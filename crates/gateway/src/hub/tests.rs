@@ -1,18 +1,41 @@
 //! The order of words in rooms, as plain tests: no runtime, no clock.
 
-use super::*;
-use countersign_protocol::{Partition, TopicName};
-use futures_util::FutureExt;
+use std::{
+    cell::Cell,
+    ops::Deref,
+    task::{Context, Poll, Waker},
+};
 
-const LIMITS: OutboxLimits = OutboxLimits { bytes: 1 << 20, frames: 1000 };
+use countersign_protocol::{Partition, TopicName};
+
+use super::{outbox::tests::Kernel, *};
+
+const LIMITS: OutboxLimits = OutboxLimits { bytes: 1 << 20, frames: 1000, when_full: WhenFull::Close };
 
 fn hub() -> (Arc<Hub>, Arc<Interest>) {
     let interest = Interest::new();
     (Hub::new(Arc::clone(&interest)), interest)
 }
 
-fn connect(hub: &Arc<Hub>) -> Membership {
-    hub.enter(Arc::new(Outbox::new(LIMITS)))
+/// A place in the hub, and the socket of its connection.
+struct Device {
+    membership: Membership,
+    kernel: Arc<Kernel>,
+    heard: Cell<usize>,
+}
+
+impl Deref for Device {
+    type Target = Membership;
+
+    fn deref(&self) -> &Membership {
+        &self.membership
+    }
+}
+
+fn connect(hub: &Arc<Hub>) -> Device {
+    let kernel = Kernel::taking(usize::MAX);
+    let outbox = Outbox::new(LIMITS, Arc::clone(&kernel) as _);
+    Device { membership: hub.enter(Arc::new(outbox)), kernel, heard: Cell::new(0) }
 }
 
 fn topic(name: &str) -> Channel {
@@ -20,21 +43,35 @@ fn topic(name: &str) -> Channel {
 }
 
 fn live(member: &Membership, channel: &Channel) {
-    member.join(channel.clone(), 10).unwrap().complete(vec![], None, &HashSet::new());
+    member.join(channel.clone(), 10).unwrap().complete(&[], None, &HashSet::new());
 }
 
 fn say(hub: &Hub, channel: &Channel, text: &str) {
-    hub.deliver([(channel.clone(), Frame::plain(text))]);
+    deliver(hub, [(channel.clone(), Frame::plain(text))]);
+}
+
+/// Whether it shows a hole.
+fn deliver(hub: &Hub, batch: impl IntoIterator<Item = (Channel, Frame)>) -> bool {
+    let (channels, frames): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+    let turn = hub.deliver(&channels, &frames);
+    let hole = turn.hole;
+    turn.leave_to_owners();
+    hole
 }
 
 fn at(text: &str, epoch: &str, offset: u64) -> Frame {
-    Frame { position: Some(Position::new(epoch, offset)), ..Frame::plain(text) }
+    Frame::with(text.as_bytes(), Facts { position: Some(Position::new(epoch, offset)), ..Facts::default() })
 }
 
-fn sent(member: &Membership) -> Vec<String> {
-    let mut buffer = Vec::new();
-    member.outbox().turn(&mut buffer).now_or_never();
-    buffer.iter().map(|frame| frame.text.as_str().to_owned()).collect()
+fn asked(text: &str, id: CallbackId) -> Frame {
+    Frame::with(text.as_bytes(), Facts { question: Some(id), ..Facts::default() })
+}
+
+/// What the device has heard since it was asked last.
+fn sent(device: &Device) -> Vec<String> {
+    device.outbox().write();
+    let texts = device.kernel.texts();
+    texts[device.heard.replace(texts.len())..].to_vec()
 }
 
 #[test]
@@ -68,9 +105,9 @@ fn what_is_heard_while_joining_follows_the_first_words_without_repeats() {
     let (hub, _) = hub();
     let alice = connect(&hub);
     let joining = alice.join(topic("a"), 10).unwrap();
-    hub.deliver([(topic("a"), at("5", "e", 5)), (topic("a"), at("6", "e", 6)), (topic("a"), at("new", "f", 1))]);
+    deliver(&hub, [(topic("a"), at("5", "e", 5)), (topic("a"), at("6", "e", 6)), (topic("a"), at("new", "f", 1))]);
     assert_eq!(sent(&alice), Vec::<String>::new());
-    joining.complete(vec![Frame::plain("confirmed")], Some(&Position::new("e", 5)), &HashSet::new());
+    joining.complete(&[Frame::plain("confirmed")], Some(&Position::new("e", 5)), &HashSet::new());
     say(&hub, &topic("a"), "live");
     assert_eq!(sent(&alice), ["confirmed", "6", "new", "live"]);
 }
@@ -86,13 +123,13 @@ fn a_hole_in_the_numbering_is_filled_before_what_follows_it() {
     let (hub, _) = hub();
     let alice = connect(&hub);
     live(&alice, &topic("a"));
-    assert!(!hub.deliver([(topic("a"), at("1", "e", 1))]).hole);
-    assert!(hub.deliver([(topic("a"), at("4", "e", 4))]).hole);
-    hub.deliver([(topic("a"), at("5", "e", 5)), (topic("a"), Frame::plain("bare"))]);
+    assert!(!deliver(&hub, [(topic("a"), at("1", "e", 1))]));
+    assert!(deliver(&hub, [(topic("a"), at("4", "e", 4))]));
+    deliver(&hub, [(topic("a"), at("5", "e", 5)), (topic("a"), Frame::plain("bare"))]);
     assert_eq!(sent(&alice), ["1"]);
     assert_eq!(hub.holding(), [(topic("a"), Some(Position::new("e", 1)))]);
     assert!(!hub.release(&topic("a"), known(&["2", "3", "4"], "e", 4)));
-    hub.deliver([(topic("a"), at("5", "e", 5)), (topic("a"), at("6", "e", 6))]);
+    deliver(&hub, [(topic("a"), at("5", "e", 5)), (topic("a"), at("6", "e", 6))]);
     assert_eq!(sent(&alice), ["2", "3", "4", "5", "bare", "6"]);
     assert_eq!(hub.holding(), []);
 }
@@ -102,9 +139,9 @@ fn what_cannot_be_filled_is_told_and_the_rest_follows() {
     let (hub, _) = hub();
     let alice = connect(&hub);
     live(&alice, &topic("a"));
-    hub.deliver([(topic("a"), at("1", "e", 1))]);
+    deliver(&hub, [(topic("a"), at("1", "e", 1))]);
     hub.interrupt();
-    hub.deliver([(topic("a"), at("8", "f", 8)), (topic("a"), at("9", "f", 9))]);
+    deliver(&hub, [(topic("a"), at("8", "f", 8)), (topic("a"), at("9", "f", 9))]);
     assert!(!hub.release(&topic("a"), Missed::Gap(Frame::plain("gap"), Some(Position::new("f", 8)))));
     assert_eq!(sent(&alice), ["1", "gap", "9"]);
 }
@@ -114,9 +151,9 @@ fn another_hole_behind_the_first_is_seen() {
     let (hub, _) = hub();
     let alice = connect(&hub);
     live(&alice, &topic("a"));
-    hub.deliver([(topic("a"), at("1", "e", 1))]);
+    deliver(&hub, [(topic("a"), at("1", "e", 1))]);
     hub.interrupt();
-    hub.deliver([(topic("a"), at("3", "e", 3)), (topic("a"), at("6", "e", 6)), (topic("a"), at("7", "e", 7))]);
+    deliver(&hub, [(topic("a"), at("3", "e", 3)), (topic("a"), at("6", "e", 6)), (topic("a"), at("7", "e", 7))]);
     assert!(hub.release(&topic("a"), known(&["2", "3"], "e", 3)));
     assert_eq!(hub.holding(), [(topic("a"), Some(Position::new("e", 3)))]);
     assert!(!hub.release(&topic("a"), known(&["4", "5", "6", "7"], "e", 7)));
@@ -128,10 +165,10 @@ fn a_made_up_position_is_dropped_and_stops_nothing() {
     let (hub, _) = hub();
     let alice = connect(&hub);
     live(&alice, &topic("a"));
-    hub.deliver([(topic("a"), at("1", "e", 1))]);
-    assert!(hub.deliver([(topic("a"), at("forged", "e", 1000)), (topic("a"), at("2", "e", 2))]).hole);
+    deliver(&hub, [(topic("a"), at("1", "e", 1))]);
+    assert!(deliver(&hub, [(topic("a"), at("forged", "e", 1000)), (topic("a"), at("2", "e", 2))]));
     assert!(!hub.release(&topic("a"), known(&["2"], "e", 2)));
-    hub.deliver([(topic("a"), at("3", "e", 3))]);
+    deliver(&hub, [(topic("a"), at("3", "e", 3))]);
     assert_eq!((sent(&alice), hub.holding()), (vec!["1".into(), "2".into(), "3".into()], vec![]));
 }
 
@@ -139,11 +176,11 @@ fn a_made_up_position_is_dropped_and_stops_nothing() {
 fn a_new_numbering_from_its_beginning_is_no_hole() {
     let (hub, _) = hub();
     let alice = connect(&hub);
-    alice.join(topic("a"), 10).unwrap().complete(vec![], Some(&Position::beginning()), &HashSet::new());
+    alice.join(topic("a"), 10).unwrap().complete(&[], Some(&Position::beginning()), &HashSet::new());
     for frame in [at("1", "e", 1), at("again", "e", 1), at("2", "e", 2), at("new", "f", 1)] {
-        assert!(!hub.deliver([(topic("a"), frame)]).hole);
+        assert!(!deliver(&hub, [(topic("a"), frame)]));
     }
-    assert!(hub.deliver([(topic("a"), at("late", "g", 2))]).hole);
+    assert!(deliver(&hub, [(topic("a"), at("late", "g", 2))]));
     assert_eq!(sent(&alice), ["1", "2", "new"]);
 }
 
@@ -152,10 +189,10 @@ fn whoever_comes_during_a_hole_gets_what_it_has_not_been_told() {
     let (hub, _) = hub();
     let (alice, bob) = (connect(&hub), connect(&hub));
     live(&alice, &topic("a"));
-    hub.deliver([(topic("a"), at("1", "e", 1))]);
+    deliver(&hub, [(topic("a"), at("1", "e", 1))]);
     hub.interrupt();
-    bob.join(topic("a"), 10).unwrap().complete(vec![], Some(&Position::new("e", 2)), &HashSet::new());
-    hub.deliver([(topic("a"), at("4", "e", 4))]);
+    bob.join(topic("a"), 10).unwrap().complete(&[], Some(&Position::new("e", 2)), &HashSet::new());
+    deliver(&hub, [(topic("a"), at("4", "e", 4))]);
     hub.release(&topic("a"), known(&["2", "3", "4"], "e", 4));
     assert_eq!(
         (sent(&alice), sent(&bob)),
@@ -169,8 +206,8 @@ fn a_question_that_is_known_is_not_put_twice() {
     let alice = connect(&hub);
     let joining = alice.join(topic("a"), 10).unwrap();
     let id = CallbackId::new(Partition::from_number(1).unwrap(), 1);
-    hub.deliver([(topic("a"), Frame { question: Some(id), ..Frame::plain("asked") })]);
-    joining.complete(vec![], None, &HashSet::from([id]));
+    deliver(&hub, [(topic("a"), asked("asked", id))]);
+    joining.complete(&[], None, &HashSet::from([id]));
     assert_eq!(sent(&alice), Vec::<String>::new());
 }
 
@@ -180,11 +217,10 @@ fn what_was_read_is_not_repeated_when_it_is_heard_only_afterwards() {
     let alice = connect(&hub);
     let (known, other) = (CallbackId::new(Partition::from_number(1).unwrap(), 1), Partition::from_number(2).unwrap());
     let joining = alice.join(topic("a"), 10).unwrap();
-    joining.complete(vec![], Some(&Position::new("e", 5)), &HashSet::from([known]));
-    let asked = |text: &str, id| Frame { question: Some(id), ..Frame::plain(text) };
+    joining.complete(&[], Some(&Position::new("e", 5)), &HashSet::from([known]));
     let late = [at("4", "e", 4), asked("asked", known), at("5", "e", 5), at("6", "e", 6), at("new", "f", 1)];
-    hub.deliver(late.map(|frame| (topic("a"), frame)));
-    hub.deliver([(topic("a"), asked("asked now", CallbackId::new(other, 2)))]);
+    deliver(&hub, late.map(|frame| (topic("a"), frame)));
+    deliver(&hub, [(topic("a"), asked("asked now", CallbackId::new(other, 2)))]);
     assert_eq!(sent(&alice), ["6", "new", "asked now"]);
 }
 
@@ -194,7 +230,7 @@ fn what_the_node_says_to_a_joining_member_follows_its_first_words() {
     let alice = connect(&hub);
     let joining = alice.join(topic("a"), 10).unwrap();
     hub.tell(&topic("a"), &Frame::plain("the list"));
-    joining.complete(vec![Frame::plain("connected")], None, &HashSet::new());
+    joining.complete(&[Frame::plain("connected")], None, &HashSet::new());
     hub.tell(&topic("a"), &Frame::plain("the next list"));
     assert_eq!(sent(&alice), ["connected", "the list", "the next list"]);
 }
@@ -213,13 +249,15 @@ fn a_join_that_is_given_up_leaves_the_room() {
 #[test]
 fn a_slow_member_is_closed_and_disturbs_nobody() {
     let (hub, _) = hub();
-    let slow = hub.enter(Arc::new(Outbox::new(OutboxLimits { bytes: 2, frames: 2 })));
+    let limits = OutboxLimits { bytes: 2, frames: 2, when_full: WhenFull::Close };
+    let slow = hub.enter(Arc::new(Outbox::new(limits, Kernel::taking(0))));
     let quick = connect(&hub);
     live(&slow, &topic("a"));
     live(&quick, &topic("a"));
     for n in 0..5 {
         say(&hub, &topic("a"), &n.to_string());
     }
-    assert_eq!(slow.outbox().turn(&mut Vec::new()).now_or_never(), Some(Turn::Close(close::SLOW)));
+    let attention = slow.outbox().poll_attention(&mut Context::from_waker(Waker::noop()));
+    assert_eq!(attention, Poll::Ready(Attention::Close(close::SLOW)));
     assert_eq!(sent(&quick).len(), 5);
 }

@@ -45,6 +45,11 @@ pub const TABLE: &[(&str, &str, &str)] = &[
     ),
     ("countersign_outbox_frames", "gauge", "Frames that wait in outboxes. Grows with slow readers."),
     ("countersign_slow_consumers_total", "counter", "Connections closed with 4001 because their outbox was full."),
+    (
+        "countersign_messages_dropped_total",
+        "counter",
+        "Messages that slow readers missed and were told of, with WEBSOCKET_SLOW_CONSUMER=drop.",
+    ),
     ("countersign_ping_seconds", "histogram", "Round trip of WebSocket pings: the quality of people's connections."),
     ("countersign_ping_timeouts_total", "counter", "Connections closed with 4002 because nothing came back."),
     ("countersign_callbacks_open", "gauge", "Open callbacks of the whole cluster, as of the last sweep."),
