@@ -12,6 +12,7 @@
 //! - `transport`: from a request to a WebSocket.
 //! - `wire`: the socket under a connection.
 //! - `connection`: one WebSocket, one owner, one loop.
+//! - `conformance`: an echo over the same connections, for the testsuite of the protocol.
 //! - `session`: what a client may do once connected.
 //! - `subscriptions`: subscribe, then read, then live.
 //! - `hub`: which connection hears what, and the fan-out.
@@ -38,6 +39,9 @@ pub mod auth;
 mod callbacks;
 mod catch_up;
 pub mod config;
+#[cfg(feature = "conformance")]
+#[doc(hidden)]
+pub mod conformance;
 mod connection;
 pub mod error;
 pub mod gateway;

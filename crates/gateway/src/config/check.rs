@@ -49,10 +49,6 @@ pub(super) fn warnings(config: &Config) -> Vec<Warning> {
             credentials,
         }));
     }
-    if config.compression {
-        let why = "this version sends every message uncompressed";
-        warnings.push(Warning::NoEffect { variable: "WEBSOCKET_COMPRESSION", why });
-    }
     if config.user_connections.limit > 0 {
         let why = "this version does not count a user's connections";
         warnings.push(Warning::NoEffect { variable: "WEBSOCKET_USER_CONNECTIONS", why });

@@ -11,7 +11,7 @@ use crate::hub::Outbox;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Agenda {
+pub(crate) struct Agenda {
     pulse: Pulse,
     expires: Option<Instant>,
     leave: Option<Instant>,
@@ -32,10 +32,15 @@ pub(super) enum Due {
 
 impl Agenda {
     /// Pings every `interval` and waits `timeout` for the answer; `expires_at` is the token's end.
-    pub(super) fn new(interval: Duration, timeout: Duration, expires_at: Option<SystemTime>) -> Self {
+    pub(crate) fn new(interval: Duration, timeout: Duration, expires_at: Option<SystemTime>) -> Self {
         let left = expires_at.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
         let expires = left.and_then(|left| Instant::now().checked_add(left));
         Self { pulse: Pulse::new(interval, timeout), expires, leave: None }
+    }
+
+    /// Of a line that ends before anything is due.
+    pub(crate) fn none() -> Self {
+        Self::new(FOREVER, FOREVER, None)
     }
 
     /// The next moment at which something may be due.
@@ -73,3 +78,6 @@ impl Agenda {
         }
     }
 }
+
+/// Longer than any line that is refused lives.
+const FOREVER: Duration = Duration::from_secs(24 * 3600);

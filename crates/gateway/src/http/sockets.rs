@@ -66,7 +66,7 @@ async fn accept(node: Arc<Node>, mut parts: Parts, topic: Option<Address>) -> Re
         return Err(refuse(Attempt::RefusedNotReady, Problem::not_ready(&reason)));
     }
     let protocol = token::subprotocol(&parts.headers);
-    let upgrade = Upgrade::from_parts(&mut parts, protocol.as_deref())?;
+    let upgrade = Upgrade::from_parts(&mut parts, protocol.as_deref(), node.config.compression)?;
     let Asked(query) =
         Asked::<Query>::from_request_parts(&mut parts, &()).await.map_err(IntoResponse::into_response)?;
     let (since, topics) = wishes(&query, topic).map_err(|error| refuse(Attempt::Failed, error.into()))?;

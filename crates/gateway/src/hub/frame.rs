@@ -1,10 +1,24 @@
 //! One message in the form that sockets take: encoded once per node, shared by every connection that gets it.
 
-use std::{fmt, sync::Arc};
+use std::{
+    cell::RefCell,
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 use countersign_protocol::{Address, CallbackId, Position};
-use countersign_ws::{Opcode, frame};
+use countersign_ws::{Deflater, Opcode, deflate::Agreed, frame};
+
+thread_local! {
+    /// Level 1: most of the gain for a third of the work.
+    static DEFLATER: RefCell<Deflater> = RefCell::new(Deflater::new(1));
+}
+
+/// Bytes of a text from which deflating is worth its time: an envelope of 136 bytes shrinks by a tenth.
+const DEFLATED_FROM: usize = 512;
+/// The window of the form that all clients share, in bits.
+const WIDEST: u8 = 15;
 
 /// Shared wire bytes and the facts that delivery needs of them. Cloning copies no bytes.
 #[derive(Debug, Clone)]
@@ -25,6 +39,8 @@ pub(crate) struct Facts {
 struct Encoded {
     /// The WebSocket frame, header and text in one run.
     wire: Bytes,
+    /// The same, compressed; made when it is first wanted.
+    deflated: OnceLock<Option<Bytes>>,
     /// Of the text, in bytes; the header is before it.
     length: usize,
     facts: Facts,
@@ -38,20 +54,38 @@ impl Frame {
 
     /// A text, which is UTF-8, with its facts.
     pub(crate) fn with(text: &[u8], facts: Facts) -> Self {
-        Self(Arc::new(Encoded { wire: frame::server(Opcode::Text, text), length: text.len(), facts }))
+        Self(Arc::new(Encoded {
+            wire: frame::server(Opcode::Text, text),
+            deflated: OnceLock::new(),
+            length: text.len(),
+            facts,
+        }))
     }
 
     /// A frame of the WebSocket itself, as it goes over the wire.
     pub(crate) fn control(wire: Bytes) -> Self {
-        Self(Arc::new(Encoded { wire, length: 0, facts: Facts::default() }))
+        Self(Arc::new(Encoded { wire, deflated: OnceLock::new(), length: 0, facts: Facts::default() }))
     }
 
-    /// What goes over the wire.
-    pub(crate) fn wire(&self) -> &Bytes {
-        &self.0.wire
+    /// What goes over the wire to a client with which this was agreed about compression. Deflated once, by the first who asks.
+    pub(crate) fn wire(&self, compression: Option<Agreed>) -> &Bytes {
+        let Encoded { wire, deflated, length, .. } = &*self.0;
+        match compression {
+            Some(agreed) if *length >= DEFLATED_FROM && agreed.takes_shared(*length) => {
+                deflated.get_or_init(|| self.deflate()).as_ref().unwrap_or(wire)
+            }
+            _ => wire,
+        }
     }
 
-    /// Length on the wire in bytes.
+    /// `None` when it would gain nothing.
+    fn deflate(&self) -> Option<Bytes> {
+        let text = self.0.wire.get(self.0.wire.len() - self.0.length..).unwrap_or_default();
+        let deflated = DEFLATER.with_borrow_mut(|deflater| deflater.compress(text, WIDEST));
+        deflated.map(|deflated| frame::server_compressed(Opcode::Text, &deflated))
+    }
+
+    /// Length on the wire in bytes, uncompressed.
     pub(crate) fn len(&self) -> usize {
         self.0.wire.len()
     }

@@ -19,6 +19,7 @@ use std::{
 };
 
 use countersign_protocol::close::{self, Close};
+use countersign_ws::deflate::Agreed;
 use queue::Queue;
 
 use super::frame::Frame;
@@ -77,8 +78,8 @@ pub(crate) enum Attention {
 }
 
 impl Outbox {
-    pub(crate) fn new(limits: OutboxLimits, sink: Arc<dyn Sink>) -> Self {
-        Self { limits, sink, queue: Mutex::default() }
+    pub(crate) fn new(limits: OutboxLimits, compression: Option<Agreed>, sink: Arc<dyn Sink>) -> Self {
+        Self { limits, sink, queue: Mutex::new(Queue::new(compression)) }
     }
 
     /// Adds frames, in order. Whether the caller has to [`Self::write`] them, as nobody else is about to. Never blocks.

@@ -4,12 +4,15 @@
 use std::{collections::VecDeque, io, task::Waker};
 
 use countersign_protocol::close::{self, Close};
+use countersign_ws::deflate::Agreed;
 
 use super::{Attention, Frame, OutboxLimits, Sink, WhenFull, dropped::Dropped, run};
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
+    /// In what form frames are written.
+    compression: Option<Agreed>,
     frames: VecDeque<Waiting>,
     /// Bytes of the first frame that are the kernel's already.
     written: usize,
@@ -48,6 +51,10 @@ pub(super) struct Waiting {
 }
 
 impl Queue {
+    pub(super) fn new(compression: Option<Agreed>) -> Self {
+        Self { compression, ..Self::default() }
+    }
+
     /// Whether frames are still taken.
     pub(super) fn takes(&self) -> bool {
         self.close.is_none() && self.gone.is_none()
@@ -102,7 +109,7 @@ impl Queue {
             if self.frames.is_empty() && !self.tell_dropped() {
                 break;
             }
-            match run::with_run_of(&self.frames, self.written, |run| sink.try_write(run)) {
+            match run::with_run_of(&self.frames, self.compression, self.written, |run| sink.try_write(run)) {
                 Ok(0) => self.broke(),
                 Ok(bytes) => self.advance(bytes),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.blocked = true,
@@ -129,7 +136,7 @@ impl Queue {
     fn advance(&mut self, mut bytes: usize) {
         self.written_ever += bytes as u64;
         while let Some(first) = self.frames.front() {
-            let left = first.frame.len() - self.written;
+            let left = first.frame.wire(self.compression).len() - self.written;
             if bytes < left {
                 self.written += bytes;
                 return;

@@ -3,6 +3,8 @@
 
 use std::{cell::RefCell, collections::VecDeque};
 
+use countersign_ws::deflate::Agreed;
+
 use super::queue::Waiting;
 use crate::hub::Frame;
 
@@ -10,6 +12,8 @@ use crate::hub::Frame;
 #[derive(Default)]
 struct Run {
     frames: Vec<Frame>,
+    /// In what form.
+    compression: Option<Agreed>,
     bytes: Vec<u8>,
 }
 
@@ -18,15 +22,21 @@ thread_local! {
 }
 
 /// Lends the first frames that wait as one run, without what is written of the first.
-pub(super) fn with_run_of<R>(waiting: &VecDeque<Waiting>, written: usize, use_it: impl FnOnce(&[u8]) -> R) -> R {
+pub(super) fn with_run_of<R>(
+    waiting: &VecDeque<Waiting>,
+    compression: Option<Agreed>,
+    written: usize,
+    use_it: impl FnOnce(&[u8]) -> R,
+) -> R {
     let mut frames = waiting.iter().map(|waiting| &waiting.frame);
     let first = frames.next().expect("something waits");
+    let first = first.wire(compression);
     if waiting.len() == 1 || first.len() - written >= RUN_BYTES {
-        return use_it(&first.wire()[written..]);
+        return use_it(&first[written..]);
     }
     LAST.with_borrow_mut(|last| {
-        if !last.is_of(waiting) {
-            last.make_of(waiting);
+        if last.compression != compression || !last.is_of(waiting) {
+            last.make_of(waiting, compression);
         }
         use_it(&last.bytes[written..])
     })
@@ -40,7 +50,8 @@ impl Run {
         whole && self.frames.iter().zip(waiting).all(|(frame, waiting)| frame.is(&waiting.frame))
     }
 
-    fn make_of(&mut self, waiting: &VecDeque<Waiting>) {
+    fn make_of(&mut self, waiting: &VecDeque<Waiting>, compression: Option<Agreed>) {
+        self.compression = compression;
         self.frames.clear();
         self.bytes.clear();
         if self.bytes.capacity() > KEPT_BYTES {
@@ -48,7 +59,7 @@ impl Run {
         }
         for Waiting { frame, .. } in waiting {
             self.frames.push(frame.clone());
-            self.bytes.extend_from_slice(frame.wire());
+            self.bytes.extend_from_slice(frame.wire(compression));
             if self.bytes.len() >= RUN_BYTES {
                 break;
             }

@@ -71,7 +71,7 @@ fn limits(bytes: usize, frames: usize) -> OutboxLimits {
 }
 
 fn outbox(kernel: &Arc<Kernel>, bytes: usize, frames: usize) -> Outbox {
-    Outbox::new(limits(bytes, frames), Arc::clone(kernel) as _)
+    Outbox::new(limits(bytes, frames), None, Arc::clone(kernel) as _)
 }
 
 /// A frame of so many bytes on the wire, short enough for the shortest header.
@@ -217,7 +217,8 @@ fn the_last_frame_follows_the_rest_of_a_frame_that_was_begun_and_nothing_else() 
 #[test]
 fn a_slow_reader_that_prefers_it_misses_messages_and_hears_which_before_it_hears_more() {
     let kernel = Kernel::taking(0);
-    let outbox = Outbox::new(OutboxLimits { when_full: WhenFull::Drop, ..limits(20, 2) }, Arc::clone(&kernel) as _);
+    let outbox =
+        Outbox::new(OutboxLimits { when_full: WhenFull::Drop, ..limits(20, 2) }, None, Arc::clone(&kernel) as _);
     for offset in 1..=5 {
         outbox.push(&message(&format!("m{offset}"), offset));
     }
@@ -241,7 +242,8 @@ fn a_slow_reader_that_prefers_it_misses_messages_and_hears_which_before_it_hears
 #[test]
 fn the_news_of_what_was_left_out_comes_also_when_nothing_follows() {
     let kernel = Kernel::taking(0);
-    let outbox = Outbox::new(OutboxLimits { when_full: WhenFull::Drop, ..limits(20, 1) }, Arc::clone(&kernel) as _);
+    let outbox =
+        Outbox::new(OutboxLimits { when_full: WhenFull::Drop, ..limits(20, 1) }, None, Arc::clone(&kernel) as _);
     outbox.push(&message("m1", 1));
     outbox.push(&message("m2", 2));
     kernel.take(1000);
@@ -251,7 +253,7 @@ fn the_news_of_what_was_left_out_comes_also_when_nothing_follows() {
 
 #[test]
 fn what_is_no_message_is_never_left_out() {
-    let outbox = Outbox::new(OutboxLimits { when_full: WhenFull::Drop, ..limits(20, 1) }, Kernel::taking(0) as _);
+    let outbox = Outbox::new(OutboxLimits { when_full: WhenFull::Drop, ..limits(20, 1) }, None, Kernel::taking(0) as _);
     outbox.push(&message("m1", 1));
     outbox.push(&Frame::plain("a reply"));
     assert_eq!(attention(&outbox), Some(Attention::Close(close::SLOW)));
