@@ -127,7 +127,7 @@ impl Interest {
         for channel in channels {
             let Some(entry) = state.channels.get_mut(channel) else { continue };
             entry.subscription = Subscription::Present;
-            for confirmation in entry.confirmations.drain(..) {
+            for confirmation in std::mem::take(&mut entry.confirmations) {
                 // Whoever asked may have given up.
                 confirmation.send(()).ok();
             }

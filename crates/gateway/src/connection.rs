@@ -57,22 +57,26 @@ impl Connection {
         Self { line, session, _place: place, node }
     }
 
-    /// Serves the client until one of the two ends it.
+    /// Says `connected` and what the client has to know first; the connection is live afterwards, if there is one.
     /// `since` says where it was, `topics` what it wants to hear beside `broadcast` and its user's messages.
-    pub(crate) async fn run(mut self, since: Vec<(Address, Position)>, topics: Vec<Subscription>) {
+    pub(crate) async fn begin(self, since: Vec<(Address, Position)>, topics: Vec<Subscription>) -> Option<Self> {
         tracing::debug!(connection = %self.session.id, user = ?self.session.user(), "connected");
-        let metrics = Arc::clone(&self.node.metrics);
-        // Boxed: what a beginning and an end need is not kept for as long as the connection lasts.
-        let begun = self.session.begin(&since, topics).boxed().await;
-        drop(since);
-        if let Err(wrong) = begun {
+        if let Err(wrong) = self.session.begin(&since, topics).await {
             tracing::warn!(connection = %self.session.id, reason = %wrong.message, "a connection could not begin");
-            metrics.attempt(Attempt::Failed);
+            self.node.metrics.attempt(Attempt::Failed);
             let permanent = wrong.code == Wrong::TOO_MANY;
             let reason = if permanent { close::TOO_MANY_TOPICS } else { close::UNAVAILABLE };
-            return self.line.end(End::Close(reason)).boxed().await;
+            self.line.end(End::Close(reason)).await;
+            return None;
         }
-        metrics.attempt(Attempt::Accepted);
+        self.node.metrics.attempt(Attempt::Accepted);
+        Some(self)
+    }
+
+    /// Serves the client until one of the two ends it. To be a task of its own: it lasts, and has nothing of what the beginning
+    /// needed.
+    pub(crate) async fn run(mut self) {
+        let metrics = Arc::clone(&self.node.metrics);
         metrics.connections.inc();
         if self.node.shutdown.is_draining() {
             // The others were told before this one came.
@@ -91,6 +95,7 @@ impl Connection {
         let Self { line, session, _place: place, .. } = self;
         // It hears nothing more, so it is nobody's member any longer.
         drop(session);
+        // Boxed: room for a goodbye is not kept for as long as the connection lasts.
         line.end(end).boxed().await;
         drop(place);
     }

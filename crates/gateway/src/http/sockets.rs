@@ -92,8 +92,12 @@ async fn accept(node: Arc<Node>, mut parts: Parts, topic: Option<Address>) -> Re
     };
     Ok(upgrade.accept(move |socket| async move {
         let connection = Connection::new(node, socket, place, &identity);
-        connection.run(since, topics).await;
-        drop(serving);
+        if let Some(connection) = connection.begin(since, topics).await {
+            tokio::spawn(async move {
+                connection.run().await;
+                drop(serving);
+            });
+        }
     }))
 }
 

@@ -7,6 +7,7 @@
 //! puts the first words into the outbox, then the held frames that are newer than the position read, then lets the
 //! rest flow. So nothing is missed, repeated or out of order between "subscribed" and "live".
 
+mod channels;
 mod frame;
 mod member;
 mod outbox;
@@ -24,6 +25,7 @@ use countersign_backplane::{Channel, Interest, Wanted};
 use countersign_protocol::{CallbackId, Position, close};
 use slab::Slab;
 
+use channels::Channels;
 pub(crate) use frame::{Facts, Frame};
 use member::Member;
 pub(crate) use outbox::{Attention, Outbox, OutboxLimits, Sink, WhenFull};
@@ -41,13 +43,14 @@ pub(crate) struct Hub {
 #[derive(Debug, Default)]
 struct State {
     connections: Slab<Connected>,
-    rooms: HashMap<Channel, Room>,
+    /// Boxed: the table has room for more than there are.
+    rooms: HashMap<Channel, Box<Room>>,
 }
 
 #[derive(Debug)]
 struct Connected {
     outbox: Arc<Outbox>,
-    channels: HashSet<Channel>,
+    channels: Channels,
 }
 
 /// A connection's place in the hub. Dropping it leaves every room.
@@ -84,7 +87,7 @@ impl Hub {
     /// A place for a connection with this outbox; in no room yet.
     pub(crate) fn enter(self: &Arc<Self>, outbox: Arc<Outbox>) -> Membership {
         let connection =
-            self.lock().connections.insert(Connected { outbox: Arc::clone(&outbox), channels: HashSet::new() });
+            self.lock().connections.insert(Connected { outbox: Arc::clone(&outbox), channels: Channels::new() });
         Membership { hub: Arc::clone(self), connection, outbox }
     }
 
@@ -220,7 +223,7 @@ impl Membership {
         }
         connected.channels.insert(channel.clone());
         let wanted = self.hub.interest.want(channel.clone());
-        let room = rooms.entry(channel.clone()).or_insert_with(|| Room::new(self.hub.interest.want(channel)));
+        let room = rooms.entry(channel.clone()).or_insert_with(|| Box::new(Room::new(self.hub.interest.want(channel))));
         room.members.push(Member::joining(self.connection, Arc::clone(&self.outbox)));
         Ok(Joining { hub: Arc::clone(&self.hub), connection: self.connection, wanted, completed: false })
     }
@@ -241,7 +244,7 @@ impl Drop for Membership {
     fn drop(&mut self) {
         let mut state = self.hub.lock();
         let connected = state.connections.remove(self.connection);
-        for channel in connected.channels {
+        for channel in connected.channels.into_vec() {
             state.leave_room(self.connection, &channel);
         }
     }

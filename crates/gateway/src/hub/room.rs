@@ -47,7 +47,8 @@ pub(crate) enum Missed {
 
 impl Room {
     pub(super) fn new(wanted: Wanted) -> Self {
-        Self { _wanted: wanted, members: Vec::new(), last: None, held: None }
+        // Most rooms are of one user with one device.
+        Self { _wanted: wanted, members: Vec::with_capacity(1), last: None, held: None }
     }
 
     /// Frames were heard. Whether they show a hole that somebody has to fill.

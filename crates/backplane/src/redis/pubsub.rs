@@ -1,0 +1,265 @@
+//! A connection that is there for subscriptions. It is our own, and not the library's, because everything that people hear
+//! comes through it: publications are read in place, all that one read brought is handed over together, and nothing more is
+//! read before that is dealt with, so that what a node cannot take yet stays with Redis, which has a limit for it.
+
+use std::{fmt, io, sync::Arc, time::Duration};
+
+use bytes::{Buf, Bytes, BytesMut};
+use redis::{ConnectionAddr, ConnectionInfo};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf},
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
+
+use super::resp::{self, Garbled, Reply};
+
+/// See the module.
+pub(super) struct PubSub {
+    reader: ReadHalf<Box<dyn Stream>>,
+    writer: WriteHalf<Box<dyn Stream>>,
+    input: BytesMut,
+    /// Commands that are not sent yet.
+    output: BytesMut,
+}
+
+/// What one read brought.
+#[derive(Debug, Default)]
+pub(super) struct Brought {
+    /// Publications: channel and payload.
+    pub(super) messages: Vec<(Bytes, Bytes)>,
+    /// How many channels were confirmed to be subscribed, or no longer.
+    pub(super) confirmed: usize,
+    /// A command was refused, in the server's words.
+    pub(super) refused: Option<String>,
+}
+
+/// Why there is no connection any more.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PubSubError {
+    /// It could not be made, or broke.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The server does not speak as Redis does.
+    #[error(transparent)]
+    Garbled(#[from] Garbled),
+    /// The server refused a command.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// A connection of any kind.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+impl PubSub {
+    /// Connects and logs in, within `patience`.
+    ///
+    /// # Errors
+    /// No connection in time, or the credentials are refused.
+    pub(super) async fn connect(
+        info: &ConnectionInfo,
+        tls: Option<&Arc<rustls::ClientConfig>>,
+        patience: Duration,
+    ) -> Result<Self, PubSubError> {
+        let connect = async {
+            let mut connection = Self::over(open(info.addr(), tls).await?);
+            connection.log_in(info).await?;
+            Ok(connection)
+        };
+        timeout(patience, connect).await.unwrap_or_else(|_| {
+            Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {patience:?}")).into())
+        })
+    }
+
+    fn over(stream: Box<dyn Stream>) -> Self {
+        let (reader, writer) = tokio::io::split(stream);
+        Self { reader, writer, input: BytesMut::new(), output: BytesMut::new() }
+    }
+
+    async fn log_in(&mut self, info: &ConnectionInfo) -> Result<(), PubSubError> {
+        let settings = info.redis_settings();
+        let Some(password) = settings.password() else { return Ok(()) };
+        match settings.username() {
+            Some(user) => self.command("AUTH", [user, password]),
+            None => self.command("AUTH", [password]),
+        }
+        self.send().await?;
+        let mut answered = false;
+        while !answered {
+            self.fill().await?;
+            let mut brought = Brought::default();
+            answered = self.take(&mut brought)? > 0;
+            if let Some(why) = brought.refused {
+                return Err(PubSubError::Refused(why));
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for channels; each is confirmed in what comes. Sent by [`Self::next`].
+    pub(super) fn subscribe<'a>(&mut self, channels: impl ExactSizeIterator<Item = &'a str>) {
+        self.command("SUBSCRIBE", channels);
+    }
+
+    /// Gives channels back; each is confirmed in what comes. Sent by [`Self::next`].
+    pub(super) fn unsubscribe<'a>(&mut self, channels: impl ExactSizeIterator<Item = &'a str>) {
+        self.command("UNSUBSCRIBE", channels);
+    }
+
+    /// Everything that the next read brings; meanwhile what has to be sent is sent. Cancellation safe.
+    ///
+    /// # Errors
+    /// The connection is at its end.
+    pub(super) async fn next(&mut self) -> Result<Brought, PubSubError> {
+        loop {
+            let Self { reader, writer, input, output } = self;
+            tokio::select! {
+                biased;
+                read = read_more(reader, input) => read?,
+                sent = writer.write_buf(output), if output.has_remaining() => {
+                    sent?;
+                    if !output.has_remaining() {
+                        *output = BytesMut::new();
+                        writer.flush().await?;
+                    }
+                    continue;
+                }
+            }
+            let mut brought = Brought::default();
+            if self.take(&mut brought)? > 0 {
+                return Ok(brought);
+            }
+        }
+    }
+
+    async fn send(&mut self) -> io::Result<()> {
+        self.writer.write_all_buf(&mut self.output).await?;
+        self.writer.flush().await
+    }
+
+    async fn fill(&mut self) -> io::Result<()> {
+        read_more(&mut self.reader, &mut self.input).await
+    }
+
+    /// Takes every whole reply; how many there were.
+    fn take(&mut self, brought: &mut Brought) -> Result<usize, PubSubError> {
+        let (mut at, mut replies) = (0, 0);
+        let mut messages = Vec::new();
+        while let Some((reply, next)) = resp::parse(&self.input, at)? {
+            match reply {
+                Reply::Message { channel, payload } => messages.push((channel, payload)),
+                Reply::Subscribed | Reply::Unsubscribed => brought.confirmed += 1,
+                Reply::Refused(why) => {
+                    let why = self.input.get(why).unwrap_or_default();
+                    brought.refused = Some(String::from_utf8_lossy(why).into_owned());
+                }
+                Reply::Other => {}
+            }
+            (at, replies) = (next, replies + 1);
+        }
+        // Payloads share what was read; nothing is copied.
+        let bytes = self.input.split_to(at).freeze();
+        brought.messages =
+            messages.into_iter().map(|(channel, payload)| (bytes.slice(channel), bytes.slice(payload))).collect();
+        Ok(replies)
+    }
+
+    fn command<'a>(&mut self, verb: &str, arguments: impl IntoIterator<Item = &'a str, IntoIter: ExactSizeIterator>) {
+        let arguments = arguments.into_iter();
+        let out = &mut self.output;
+        out.extend_from_slice(format!("*{}\r\n", arguments.len() + 1).as_bytes());
+        for text in [verb].into_iter().chain(arguments) {
+            out.extend_from_slice(format!("${}\r\n{text}\r\n", text.len()).as_bytes());
+        }
+    }
+}
+
+impl fmt::Debug for PubSub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PubSub").finish_non_exhaustive()
+    }
+}
+
+async fn read_more(reader: &mut ReadHalf<Box<dyn Stream>>, input: &mut BytesMut) -> io::Result<()> {
+    input.reserve(READ_BYTES);
+    match reader.read_buf(input).await {
+        Ok(0) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "Redis closed the subscriber's connection")),
+        read => read.map(drop),
+    }
+}
+
+async fn open(address: &ConnectionAddr, tls: Option<&Arc<rustls::ClientConfig>>) -> io::Result<Box<dyn Stream>> {
+    match address {
+        ConnectionAddr::Tcp(host, port) => Ok(Box::new(tcp(host, *port).await?)),
+        ConnectionAddr::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
+        ConnectionAddr::TcpTls { host, port, .. } => {
+            let config = tls.ok_or_else(|| io::Error::other("TLS is not configured"))?;
+            let name = rustls::pki_types::ServerName::try_from(host.clone()).map_err(io::Error::other)?;
+            let stream = tcp(host, *port).await?;
+            Ok(Box::new(tokio_rustls::TlsConnector::from(Arc::clone(config)).connect(name, stream).await?))
+        }
+        other => Err(io::Error::other(format!("an address of an unknown kind: {other}"))),
+    }
+}
+
+async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// What one read takes at most, beside what is left of the last: some 300 short messages, which is one turn of the node.
+const READ_BYTES: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use tokio::io::DuplexStream;
+
+    use super::*;
+
+    fn pair() -> (PubSub, DuplexStream) {
+        let (ours, redis) = tokio::io::duplex(1 << 20);
+        (PubSub::over(Box::new(ours)), redis)
+    }
+
+    #[tokio::test]
+    async fn all_that_one_read_brought_is_handed_over_together_and_the_rest_is_kept() {
+        let (mut connection, mut redis) = pair();
+        let message = "*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$2\r\n{}\r\n";
+        let (first, second) = message.split_at(10);
+        redis.write_all(format!("{message}{message}{first}").as_bytes()).await.unwrap();
+        let brought = connection.next().await.unwrap();
+        assert_eq!(brought.messages, vec![(Bytes::from("a"), Bytes::from("{}")); 2]);
+        assert!(connection.next().now_or_never().is_none(), "half a message is none");
+        redis.write_all(second.as_bytes()).await.unwrap();
+        assert_eq!(connection.next().await.unwrap().messages.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn commands_are_sent_while_it_listens_and_confirmations_counted() {
+        let (mut connection, mut redis) = pair();
+        connection.subscribe(["cs:a", "cs:b"].into_iter());
+        assert!(connection.next().now_or_never().is_none());
+        let mut said = vec![0; 41];
+        redis.read_exact(&mut said).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&said), "*3\r\n$9\r\nSUBSCRIBE\r\n$4\r\ncs:a\r\n$4\r\ncs:b\r\n");
+        redis.write_all(b"*3\r\n$9\r\nsubscribe\r\n$4\r\ncs:a\r\n:1\r\n").await.unwrap();
+        redis.write_all(b"*3\r\n$9\r\nsubscribe\r\n$4\r\ncs:b\r\n:2\r\n").await.unwrap();
+        let mut confirmed = 0;
+        while confirmed < 2 {
+            confirmed += connection.next().await.unwrap().confirmed;
+        }
+        drop(redis);
+        assert!(matches!(connection.next().await, Err(PubSubError::Io(_))));
+    }
+
+    #[tokio::test]
+    async fn what_is_refused_is_said_in_the_words_of_redis() {
+        let (mut connection, mut redis) = pair();
+        redis.write_all(b"-NOPERM this user has no permissions\r\n").await.unwrap();
+        let refused = connection.next().await.unwrap().refused;
+        assert_eq!(refused.as_deref(), Some("NOPERM this user has no permissions"));
+    }
+}
