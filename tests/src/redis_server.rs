@@ -1,6 +1,7 @@
 //! A real `redis-server` on a loopback port of its own, with the configuration file that the shipped
 //! deployment uses, in a directory that is gone afterwards.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -54,6 +55,21 @@ impl RedisServer {
     pub async fn restart_empty(&mut self) {
         self.kill();
         self.directory = TempDir::new().expect("a temporary directory can be made");
+        self.restart().await;
+    }
+
+    /// A copy of what is on its disk now, for [`Self::restart_from`].
+    pub fn copy(&self) -> TempDir {
+        let copy = TempDir::new().expect("a temporary directory can be made");
+        copy_directory(self.directory.path(), copy.path());
+        copy
+    }
+
+    /// SIGKILL, and a start at the same address from an older copy of its disk: what it has acknowledged since is lost, as
+    /// with `appendfsync everysec`, an asynchronous failover or a restored volume.
+    pub async fn restart_from(&mut self, copy: TempDir) {
+        self.kill();
+        self.directory = copy;
         self.restart().await;
     }
 
@@ -144,6 +160,19 @@ impl RedisServer {
 
     fn running(&self) -> &Process {
         self.process.as_ref().expect("this Redis is running")
+    }
+}
+
+fn copy_directory(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).expect("a directory can be read") {
+        let entry = entry.expect("a directory can be read");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("a file has a type").is_dir() {
+            std::fs::create_dir(&target).expect("a directory can be made");
+            copy_directory(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), &target).expect("a file can be copied");
+        }
     }
 }
 

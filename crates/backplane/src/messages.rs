@@ -40,13 +40,18 @@ pub struct Publication {
 pub struct History {
     /// The newest message, whether it is still kept or not.
     pub position: Position,
+    /// The numbering of `messages`: that of `position`, or the one of `since`, whose end is not known because the store may
+    /// have lost it (it came back from an older copy, or another server took over): then a new numbering has begun, and
+    /// `messages` are what is left.
+    pub epoch: String,
     /// Messages after `since`, oldest first.
     pub messages: Vec<(u64, Payload)>,
     /// Whether `messages` holds every message after `since`: its epoch is current and nothing between is missing.
     pub complete: bool,
 }
 
-/// Publishing and remembering.
+/// Publishing and remembering. A store that may have lost what it had acknowledged begins every numbering anew, so that no
+/// position is ever given twice.
 #[async_trait]
 pub trait Messages: Send + Sync {
     /// Publishes one message. With history or a key it is one atomic step: idempotency result, epoch, offset, history,

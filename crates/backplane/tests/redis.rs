@@ -11,6 +11,8 @@ mod faults;
 mod footprint;
 #[path = "redis/full.rs"]
 mod full;
+#[path = "redis/losing.rs"]
+mod losing;
 #[path = "redis/node.rs"]
 mod node;
 #[path = "redis/proxy.rs"]

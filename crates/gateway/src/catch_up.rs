@@ -1,9 +1,12 @@
 //! After an interruption: every address that may have a hole is filled in from its history, or its members are told of the
 //! gap, and users hear again what is open. The same way for a subscription that broke and for a number that was never heard.
+//!
+//! A Redis that was started again, or another that took over, may have lost what it had acknowledged, even when it has lost
+//! nothing: nobody can tell. Then the members hear what is left in order, then the gap, then what was published since.
 
 use std::{sync::Arc, time::Duration};
 
-use countersign_backplane::{BackplaneError, Channel};
+use countersign_backplane::{BackplaneError, Channel, History};
 use countersign_protocol::{Address, Event, Position};
 use futures_util::{StreamExt, stream};
 
@@ -66,18 +69,35 @@ impl Node {
     async fn missed(&self, address: &Address, since: Option<Position>) -> Result<Missed, BackplaneError> {
         let gap = |position: Option<Position>| {
             let topic = address.client_form().to_string();
-            let event = Event::Gap { topic, recovered: false, position: position.clone() };
-            Missed::Gap(Frame::plain(event.to_json()), position)
+            Frame::plain(Event::Gap { topic, recovered: false, position }.to_json())
         };
-        let Some(since) = since.filter(|_| self.history_of(address).size > 0) else { return Ok(gap(None)) };
+        let Some(since) = since.filter(|_| self.history_of(address).size > 0) else {
+            return Ok(Missed::Gap(gap(None), None));
+        };
         let history = self.backplane.history(address, &since, self.config.outbox_frames).await?;
-        if !history.complete {
-            return Ok(gap(Some(history.position)));
+        if history.complete {
+            let newest = history.position.clone();
+            return Ok(Missed::Messages(frames(address, history), newest));
         }
-        let frame = |(offset, message)| {
-            Frame::of_message(&message, address, Some(Position::new(history.position.epoch.clone(), offset)))
+        if history.epoch == history.position.epoch {
+            return Ok(Missed::Gap(gap(Some(history.position.clone())), Some(history.position)));
+        }
+        // The backplane may have lost the end of the numbering. What is left of it, then the gap, then what followed.
+        let beginning = Position::new(history.position.epoch.clone(), 0);
+        let next = self.backplane.history(address, &beginning, self.config.outbox_frames).await?;
+        let (told, newest) = if next.complete {
+            (beginning, next.position.clone())
+        } else {
+            (next.position.clone(), next.position.clone())
         };
-        let frames = history.messages.into_iter().map(frame).collect();
-        Ok(Missed::Messages(frames, history.position.clone()))
+        let next = if next.complete { frames(address, next) } else { Vec::new() };
+        Ok(Missed::Torn(frames(address, history), gap(Some(told)), next, newest))
     }
+}
+
+/// The messages of a history as they are delivered.
+fn frames(address: &Address, history: History) -> Vec<Frame> {
+    let History { epoch, messages, .. } = history;
+    let frame = |(offset, message)| Frame::of_message(&message, address, Some(Position::new(epoch.clone(), offset)));
+    messages.into_iter().map(frame).collect()
 }

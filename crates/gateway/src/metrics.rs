@@ -244,7 +244,7 @@ impl Metrics {
     pub(crate) fn caught_up(&self, missed: &Missed) {
         let result = match missed {
             Missed::Messages(..) => "filled",
-            Missed::Gap(..) => "gap",
+            Missed::Gap(..) | Missed::Torn(..) => "gap",
         };
         self.holes.with_label_values(&[result]).inc();
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Ends of things, in milliseconds.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Expiries<T> {
     ends: HashMap<T, u64>,
     order: BTreeSet<(u64, T)>,

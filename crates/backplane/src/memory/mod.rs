@@ -43,6 +43,10 @@ pub struct Memory {
     store: Mutex<Store>,
 }
 
+/// What the addresses of a [`Memory`] remembered at some time.
+#[derive(Debug)]
+pub struct Remembered(past::Pasts);
+
 impl Memory {
     /// An empty store by the machine's clock. `settings.prefix` means nothing here: no two stores share anything.
     pub fn new(settings: Settings) -> Arc<Self> {
@@ -73,6 +77,19 @@ impl Memory {
     /// Lets a node that was cut off come back.
     pub fn restore(&self, node: &NodeId) {
         self.lock().restore(node);
+    }
+
+    /// What the addresses remember now, for [`Self::recall`].
+    pub fn remember(&self) -> Remembered {
+        Remembered(self.lock().pasts.clone())
+    }
+
+    /// Goes on with what the addresses remembered then, as a Redis does that came back from an older copy of its data; every
+    /// position that was given since may have been forgotten.
+    pub fn recall(&self, copy: Remembered) {
+        let mut store = self.lock();
+        let now = std::mem::replace(&mut store.pasts, copy.0);
+        store.pasts.begin_run(&now);
     }
 
     /// Publishes bytes as they are, good or bad, as Redis's own `PUBLISH` would; how many nodes hear them.

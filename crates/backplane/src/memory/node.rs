@@ -115,11 +115,11 @@ impl Messages for MemoryNode {
     }
 
     async fn positions(&self, addresses: &[Address]) -> Result<Vec<Position>> {
-        self.step(|store, _| addresses.iter().map(|address| store.pasts.position(address)).collect())
+        self.step(|store, _| addresses.iter().map(|address| store.pasts.position(fastrand::u64(..), address)).collect())
     }
 
     async fn history(&self, address: &Address, since: &Position, most: usize) -> Result<History> {
-        self.step(|store, _| store.pasts.history(address, since, most))
+        self.step(|store, _| store.pasts.history(fastrand::u64(..), address, since, most))
     }
 }
 

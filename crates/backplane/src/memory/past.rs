@@ -1,5 +1,6 @@
 //! What the addresses remember: numbering, messages, and the results of keyed publications. A pure state machine: no IO,
-//! no clock, no chance; the time and a fresh epoch are handed in. A position is never given twice within an epoch.
+//! no clock, no chance; the time and a fresh epoch are handed in. A position is never given twice: when the store came back
+//! from an older copy ([`Pasts::begin_run`]), every numbering begins anew.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -10,9 +11,11 @@ use super::{clock::millis, expiry::Expiries};
 use crate::{BackplaneError, History, HistoryPolicy, Publication, Result};
 
 /// What all addresses remember.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Pasts {
     key_retention_ms: u64,
+    /// Counts how often the store may have lost what it had acknowledged.
+    run: u64,
     addresses: HashMap<Address, Past>,
     keys: HashMap<(Address, IdempotencyKey), Kept>,
     messages_end: Expiries<Address>,
@@ -21,15 +24,19 @@ pub(super) struct Pasts {
 }
 
 /// One address's numbering and messages.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Past {
+    /// Under which it began.
+    run: u64,
     epoch: String,
     offset: u64,
     messages: VecDeque<(u64, Payload)>,
+    /// What is left of the numbering before, which another run had begun.
+    before: Option<(String, VecDeque<(u64, Payload)>)>,
 }
 
 /// The result of a keyed publication.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Kept {
     digest: [u8; 32],
     position: Option<Position>,
@@ -48,6 +55,7 @@ impl Pasts {
     pub(super) fn new(key_retention_ms: u64) -> Self {
         Self {
             key_retention_ms,
+            run: 0,
             addresses: HashMap::new(),
             keys: HashMap::new(),
             messages_end: Expiries::default(),
@@ -56,11 +64,19 @@ impl Pasts {
         }
     }
 
+    /// The store is an older copy of itself, which was `now` a moment ago.
+    pub(super) fn begin_run(&mut self, now: &Self) {
+        self.run = now.run + 1;
+    }
+
     /// Forgets what has expired.
     pub(super) fn purge(&mut self, now: u64) {
         while let Some(address) = self.messages_end.pop_due(now) {
             if let Some(past) = self.addresses.get_mut(&address) {
                 past.messages = VecDeque::new();
+                if let Some((_, left)) = &mut past.before {
+                    *left = VecDeque::new();
+                }
             }
         }
         while let Some(address) = self.numberings_end.pop_due(now) {
@@ -102,11 +118,8 @@ impl Pasts {
         if policy.size == 0 {
             return None;
         }
-        let past = self.addresses.entry(address.clone()).or_insert_with(|| Past {
-            epoch: format!("{fresh_epoch:016x}"),
-            offset: 0,
-            messages: VecDeque::new(),
-        });
+        let past = self.addresses.entry(address.clone()).or_insert_with(|| Past::new(self.run, fresh_epoch));
+        past.belong_to(self.run, fresh_epoch);
         past.offset += 1;
         past.messages.push_back((past.offset, message.clone()));
         let surplus = past.messages.len().saturating_sub(policy.size);
@@ -121,21 +134,38 @@ impl Pasts {
     }
 
     /// Where an address is now.
-    pub(super) fn position(&self, address: &Address) -> Position {
-        self.addresses.get(address).map_or_else(Position::beginning, Past::position)
+    pub(super) fn position(&mut self, fresh_epoch: u64, address: &Address) -> Position {
+        self.current(fresh_epoch, address).map_or_else(Position::beginning, Past::position)
     }
 
     /// The messages of an address after `since`.
-    pub(super) fn history(&self, address: &Address, since: &Position, most: usize) -> History {
-        let Some(past) = self.addresses.get(address) else {
+    pub(super) fn history(&mut self, fresh_epoch: u64, address: &Address, since: &Position, most: usize) -> History {
+        let from_beginning = *since == Position::beginning();
+        let Some(past) = self.current(fresh_epoch, address) else {
             let position = Position::beginning();
-            return History { complete: *since == position, position, messages: Vec::new() };
+            return History { complete: from_beginning, position, epoch: String::new(), messages: Vec::new() };
         };
-        let current = since.epoch == past.epoch || *since == Position::beginning();
-        let after = if current { since.offset } else { 0 };
-        let messages: Vec<_> = past.messages.iter().filter(|(offset, _)| *offset > after).take(most).cloned().collect();
-        let complete = current && past.offset.checked_sub(after) == Some(messages.len() as u64);
-        History { position: past.position(), messages, complete }
+        let after = |messages: &VecDeque<(u64, Payload)>, after: u64| -> Vec<_> {
+            messages.iter().filter(|(offset, _)| *offset > after).take(most).cloned().collect()
+        };
+        if let Some((epoch, left)) = &past.before
+            && (since.epoch == *epoch || from_beginning)
+        {
+            let messages = after(left, since.offset);
+            return History { position: past.position(), epoch: epoch.clone(), messages, complete: false };
+        }
+        let current = since.epoch == past.epoch || from_beginning;
+        let since = if current { since.offset } else { 0 };
+        let messages = after(&past.messages, since);
+        let complete = current && past.offset.checked_sub(since) == Some(messages.len() as u64);
+        History { position: past.position(), epoch: past.epoch.clone(), messages, complete }
+    }
+
+    /// An address's past, of this run.
+    fn current(&mut self, fresh_epoch: u64, address: &Address) -> Option<&Past> {
+        let past = self.addresses.get_mut(address)?;
+        past.belong_to(self.run, fresh_epoch);
+        Some(past)
     }
 
     #[cfg(test)]
@@ -147,6 +177,19 @@ impl Pasts {
 }
 
 impl Past {
+    fn new(run: u64, fresh_epoch: u64) -> Self {
+        let epoch = format!("{fresh_epoch:016x}");
+        Self { run, epoch, offset: 0, messages: VecDeque::new(), before: None }
+    }
+
+    /// A numbering of another run may go on where it was lost: a new one begins.
+    fn belong_to(&mut self, run: u64, fresh_epoch: u64) {
+        if self.run != run {
+            let old = std::mem::replace(self, Self::new(run, fresh_epoch));
+            self.before = Some((old.epoch, old.messages));
+        }
+    }
+
     fn position(&self) -> Position {
         Position::new(self.epoch.clone(), self.offset)
     }

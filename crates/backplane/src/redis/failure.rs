@@ -36,6 +36,17 @@ impl CommandError {
         Self { kind: Failure::Connection, unwritten: true, transient: true, broken: false, redirection: None, text }
     }
 
+    /// The server follows another one: nothing was sent.
+    pub(super) fn replica() -> Self {
+        let text = "this Redis is a read only replica; commands need its master".to_owned();
+        Self { kind: Failure::ReadOnly, unwritten: true, transient: true, broken: false, redirection: None, text }
+    }
+
+    /// The same for a step that finds no connection because of it.
+    pub(super) fn before_anything_was_sent(&self) -> Self {
+        Self { unwritten: true, transient: true, broken: false, redirection: None, ..self.clone() }
+    }
+
     /// The call's time is over with a try under way; why the tries before it failed says more than that.
     pub(super) fn no_answer(within: std::time::Duration, before: Option<&Self>) -> Self {
         let text = match before {

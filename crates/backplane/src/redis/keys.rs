@@ -19,7 +19,8 @@
 //! | `cs:{pNN}:receipt:<id>` | hash | the receipt of a message that wants to be acknowledged |
 //! | `cs:{pNN}:receipts:<user>:<key>` | string | which receipt a key opened: `<id>\|<digest>` |
 //! | `cs:{<address>}:history` | stream | messages of an address |
-//! | `cs:{<address>}:meta` | hash | epoch and newest offset of an address |
+//! | `cs:{<address>}:meta` | hash | epoch and newest offset of an address, and the epoch before |
+//! | `cs:{<address>}:before` | stream | what is left of the epoch before, which another run of Redis had begun |
 //! | `cs:{<address>}:idem:<key>` | string | what a key published: `<digest>\|<position>` |
 //! | `cs:{cs:inbox}:dead`, `cs:{cs:inbox}:lease` | | these two in a Redis Cluster, where they share the inbox's slot |
 //! | `cs:{nodes}` | sorted set | node ids by the end of their announcement |
@@ -155,6 +156,11 @@ impl Keys {
         format!("{}:{{{}}}:meta", self.prefix, escape(&address.to_string()))
     }
 
+    /// What is left of the numbering before.
+    pub(super) fn history_before(&self, address: &Address) -> String {
+        format!("{}:{{{}}}:before", self.prefix, escape(&address.to_string()))
+    }
+
     pub(super) fn message_result(&self, address: &Address, key: &IdempotencyKey) -> String {
         format!("{}:{{{}}}:idem:{}", self.prefix, escape(&address.to_string()), escape(key.as_str()))
     }
@@ -263,7 +269,12 @@ mod tests {
         ] {
             let address = Address::parse(address).unwrap();
             let key = IdempotencyKey::parse("{k}").unwrap();
-            for key in [keys.history(&address), keys.numbering(&address), keys.message_result(&address, &key)] {
+            for key in [
+                keys.history(&address),
+                keys.numbering(&address),
+                keys.history_before(&address),
+                keys.message_result(&address, &key),
+            ] {
                 assert_eq!(tag(&key), expected);
             }
         }

@@ -21,7 +21,8 @@ use super::{
     backoff::Backoff,
     failure::{CommandError, is_unknown_script},
     masters::Masters,
-    scripts::SCRIPTS,
+    run::Run,
+    scripts::{SCRIPTS, evalsha},
     spawn,
     topology::{Connector, Topology},
 };
@@ -43,7 +44,7 @@ pub(super) struct Server {
 #[derive(Clone)]
 enum Lane {
     /// No connection, and why.
-    Down(String),
+    Down(CommandError),
     Up(Connection),
 }
 
@@ -53,12 +54,41 @@ struct Connection {
     number: u64,
     lane: usize,
     commands: MultiplexedConnection,
+    /// To whose run it belongs.
+    run: Arc<str>,
+}
+
+impl Connection {
+    /// A command on a numbered address, with the run.
+    fn bound(&self, command: &Cmd) -> Cmd {
+        let mut command = command.clone();
+        command.arg(&*self.run);
+        command
+    }
+}
+
+/// How a step is sent.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Way {
+    /// It is told the run of its server.
+    pub(super) numbered: bool,
+    /// Its slot of a cluster is on its way to this server.
+    pub(super) asking: bool,
 }
 
 /// A step of a pipeline.
 pub(super) enum Step<'a> {
     Command(Cmd),
     Script(ScriptInvocation<'a>),
+    /// The command of a script on a numbered address: the lane adds the run of its server.
+    Numbered(Cmd),
+}
+
+impl Step<'_> {
+    /// A script on a numbered address.
+    pub(super) fn numbered(script: &ScriptInvocation<'_>) -> Self {
+        Self::Numbered(evalsha(script))
+    }
 }
 
 impl Lanes {
@@ -104,6 +134,16 @@ impl Lanes {
         }
     }
 
+    /// One script on a numbered address, which is told the run of its server.
+    pub(super) async fn numbered(&self, script: &ScriptInvocation<'_>) -> Result<Value, CommandError> {
+        match self {
+            Self::One(server) => {
+                server.step(&evalsha(script), Some(script), Way { numbered: true, asking: false }).await
+            }
+            Self::Cluster(masters) => masters.numbered(script).await,
+        }
+    }
+
     /// Many steps in one round trip (to each master of a cluster, at the same time), in order (in a cluster: for each key),
     /// each with its own result; of the scripts in them, those in `load` are sure to be known.
     pub(super) async fn pipeline(
@@ -131,7 +171,8 @@ impl Server {
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> RedisResult<Arc<Self>> {
-        let (state, _) = watch::channel(std::array::from_fn(|_| Lane::Down("not connected yet".to_owned())));
+        let (state, _) =
+            watch::channel(std::array::from_fn(|_| Lane::Down(CommandError::unconnected("not connected yet"))));
         let lanes = Arc::new(Self { state, turn: AtomicUsize::new(0), listener });
         let connector = topology.connector()?;
         for lane in 0..LANES {
@@ -142,26 +183,29 @@ impl Server {
 
     /// One command.
     pub(super) async fn command(&self, command: &Cmd) -> Result<Value, CommandError> {
-        self.run(|mut connection| async move { command.query_async(&mut connection).await }).await
+        self.run(|mut connection| async move { command.query_async(&mut connection.commands).await }).await
     }
 
     /// One script; loaded again if Redis has forgotten it.
     pub(super) async fn script(&self, script: &ScriptInvocation<'_>) -> Result<Value, CommandError> {
-        self.run(|mut connection| async move { script.invoke_async(&mut connection).await }).await
+        self.run(|mut connection| async move { script.invoke_async(&mut connection.commands).await }).await
     }
 
-    /// A command, or the command of a script, of a cluster; `asking` for a slot that is on its way to this server.
+    /// A command, or the command of a script.
     pub(super) async fn step(
         &self,
         command: &Cmd,
         script: Option<&ScriptInvocation<'_>>,
-        asking: bool,
+        way: Way,
     ) -> Result<Value, CommandError> {
-        self.run(|mut connection| async move {
-            match (send(&mut connection, command, asking).await, script) {
+        self.run(|connection| async move {
+            let bound = way.numbered.then(|| connection.bound(command));
+            let command = bound.as_ref().unwrap_or(command);
+            let mut connection = connection.commands;
+            match (send(&mut connection, command, way.asking).await, script) {
                 (Err(error), Some(script)) if is_unknown_script(&error) => {
                     script.load_async(&mut connection).await?;
-                    send(&mut connection, command, asking).await
+                    send(&mut connection, command, way.asking).await
                 }
                 (answer, _) => answer,
             }
@@ -189,14 +233,15 @@ impl Server {
             if open.is_empty() {
                 break;
             }
-            let pipeline = pipeline(load, open.iter().map(|at| &steps[*at]));
+            let open = &open;
             let answers: Vec<RedisResult<Value>> = self
                 .run(|mut connection| async move {
-                    let value: Value = pipeline.query_async(&mut connection).await?;
+                    let pipeline = pipeline(load, open.iter().map(|at| &steps[*at]), &connection);
+                    let value: Value = pipeline.query_async(&mut connection.commands).await?;
                     Ok(redis::from_redis_value(value)?)
                 })
                 .await?;
-            for (at, answer) in open.into_iter().zip(answers) {
+            for (at, answer) in open.iter().copied().zip(answers) {
                 results[at] = match answer {
                     Err(error) if !last && is_unknown_script(&error) => None,
                     answer => Some(answer.map_err(|error| self.failed(error))),
@@ -209,12 +254,12 @@ impl Server {
 
     async fn run<T, F, Fut>(&self, attempt: F) -> Result<T, CommandError>
     where
-        F: FnOnce(MultiplexedConnection) -> Fut,
+        F: FnOnce(Connection) -> Fut,
         Fut: Future<Output = RedisResult<T>>,
     {
         let connection = self.connection().await?;
         let began = Instant::now();
-        match attempt(connection.commands.clone()).await {
+        match attempt(connection.clone()).await {
             Ok(value) => {
                 self.listener.observed(Observation::RoundTrip(began.elapsed()));
                 Ok(value)
@@ -253,7 +298,7 @@ impl Server {
             Lane::Down(why) => Some(why.clone()),
             Lane::Up(_) => None,
         });
-        let error = CommandError::unconnected(&why.unwrap_or_default());
+        let error = why.unwrap_or_else(|| CommandError::unconnected("it was lost a moment ago"));
         self.listener.observed(Observation::CommandFailed(error.kind));
         Err(error)
     }
@@ -271,7 +316,7 @@ impl Server {
             let Some(lane) = lanes.get_mut(connection.lane) else { return false };
             let current = matches!(lane, Lane::Up(now) if now.number == connection.number);
             if current {
-                *lane = Lane::Down(error.to_string());
+                *lane = Lane::Down(error.before_anything_was_sent());
             }
             current
         });
@@ -279,28 +324,53 @@ impl Server {
 
     /// Keeps one lane, for ever.
     async fn keep(self: Arc<Self>, lane: usize, connector: Connector) {
-        let mut state = self.state.subscribe();
+        let connector = &connector;
         let mut backoff = Backoff::new();
         for number in 0.. {
-            let commands = loop {
-                match connect(&connector).await {
-                    Ok(commands) => break commands,
+            let (commands, run) = loop {
+                match connect(connector).await {
+                    Ok(connected) => break connected,
                     Err(error) => {
                         tracing::debug!(lane, %error, "no connection for commands");
-                        self.set(lane, Lane::Down(error.to_string()));
+                        self.set(lane, Lane::Down(error.before_anything_was_sent()));
                     }
                 }
                 backoff.pause().await;
             };
             let since = Instant::now();
-            self.set(lane, Lane::Up(Connection { number, lane, commands }));
-            tracing::debug!(lane, number, "connected for commands");
-            // The sender is a part of self, so the channel never closes.
-            state.wait_for(|lanes| matches!(lanes.get(lane), Some(Lane::Down(_)))).await.ok();
+            let connection = Connection { number, lane, commands, run: Arc::from(run.name.as_str()) };
+            self.set(lane, Lane::Up(connection.clone()));
+            tracing::debug!(lane, number, run = run.name, "connected for commands");
+            self.watch(connection, &run, connector).await;
             if since.elapsed() > STEADY {
                 backoff = Backoff::new();
             }
             backoff.pause().await;
+        }
+    }
+
+    /// Looks at the server until the lane is down: it may have become a replica, or another master since.
+    async fn watch(&self, mut connection: Connection, run: &Run, connector: &Connector) {
+        let mut state = self.state.subscribe();
+        loop {
+            let broken = state.wait_for(|lanes| matches!(lanes.get(connection.lane), Some(Lane::Down(_))));
+            tokio::select! {
+                // The sender is a part of self, so the channel never closes.
+                _ = broken => return,
+                () = connector.moved() => return self.broke(&connection, &CommandError::unconnected("the master is another one now")),
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            match Run::ask(&mut connection.commands).await {
+                Ok(now) if now == *run => {}
+                Ok(now) if now.is_replica => return self.broke(&connection, &CommandError::replica()),
+                Ok(_) => return self.broke(&connection, &CommandError::unconnected("the server began another run")),
+                Err(error) => {
+                    let error = self.failed(error);
+                    if error.broken {
+                        return self.broke(&connection, &error);
+                    }
+                }
+            }
         }
     }
 
@@ -313,15 +383,19 @@ impl Server {
     }
 }
 
-/// A connection on which every script is known.
-async fn connect(connector: &Connector) -> RedisResult<MultiplexedConnection> {
+/// A connection to a master on which every script is known.
+async fn connect(connector: &Connector) -> Result<(MultiplexedConnection, Run), CommandError> {
     let mut connection = connector.connection().await?;
+    let run = Run::ask(&mut connection).await?;
+    if run.is_replica {
+        return Err(CommandError::replica());
+    }
     let mut load = Pipeline::new();
     for script in SCRIPTS.all() {
         load.load_script(script).ignore();
     }
     load.exec_async(&mut connection).await?;
-    Ok(connection)
+    Ok((connection, run))
 }
 
 async fn send(connection: &mut MultiplexedConnection, command: &Cmd, asking: bool) -> RedisResult<Value> {
@@ -335,7 +409,7 @@ async fn send(connection: &mut MultiplexedConnection, command: &Cmd, asking: boo
     answers.into_iter().next().unwrap_or(Ok(Value::Nil))
 }
 
-fn pipeline<'a>(load: &[&Script], steps: impl Iterator<Item = &'a Step<'a>>) -> Pipeline {
+fn pipeline<'a>(load: &[&Script], steps: impl Iterator<Item = &'a Step<'a>>, connection: &Connection) -> Pipeline {
     let mut pipeline = Pipeline::new();
     pipeline.ignore_errors();
     for script in load {
@@ -345,6 +419,7 @@ fn pipeline<'a>(load: &[&Script], steps: impl Iterator<Item = &'a Step<'a>>) -> 
         match step {
             Step::Command(command) => pipeline.add_command(command.clone()),
             Step::Script(script) => pipeline.invoke_script(script),
+            Step::Numbered(command) => pipeline.add_command(connection.bound(command)),
         };
     }
     pipeline
@@ -352,6 +427,8 @@ fn pipeline<'a>(load: &[&Script], steps: impl Iterator<Item = &'a Step<'a>>) -> 
 
 /// Two: one may be busy with a large reply while the other goes on.
 const LANES: usize = 2;
+/// Between two looks at who the server is: how long a demoted master is taken for one, at most.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long a command waits for a lane that is being connected.
 pub(super) const LANE_WITHIN: Duration = Duration::from_secs(1);
 /// A connection that lasted this long was a good one: the next is made without delay.

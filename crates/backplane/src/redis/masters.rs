@@ -15,14 +15,15 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use redis::{Cmd, Pipeline, Script, ScriptInvocation, Value, cmd};
+use redis::{Cmd, Script, ScriptInvocation, Value, cmd};
 use tokio::{sync::Notify, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     failure::CommandError,
-    lanes::{LANE_WITHIN, Server, Step},
+    lanes::{LANE_WITHIN, Server, Step, Way},
     members::{Members, address_of},
+    scripts::evalsha,
     slots::{Address, Owners, Place},
     spawn,
     topology::Topology,
@@ -77,14 +78,21 @@ impl Masters {
     pub(super) async fn command(&self, command: &Cmd) -> Answer {
         match Place::of(command) {
             Place::Anywhere => self.anywhere(command).await,
-            place => self.send(self.at(place).await?, command, None, false).await,
+            place => self.send(self.at(place).await?, command, None, Way::default()).await,
         }
     }
 
     /// One script, where its keys are.
     pub(super) async fn script(&self, script: &ScriptInvocation<'_>) -> Answer {
         let command = evalsha(script);
-        self.send(self.at(Place::of(&command)).await?, &command, Some(script), false).await
+        self.send(self.at(Place::of(&command)).await?, &command, Some(script), Way::default()).await
+    }
+
+    /// One script on a numbered address.
+    pub(super) async fn numbered(&self, script: &ScriptInvocation<'_>) -> Answer {
+        let command = evalsha(script);
+        let way = Way { numbered: true, asking: false };
+        self.send(self.at(Place::of(&command)).await?, &command, Some(script), way).await
     }
 
     /// One command that anybody can carry out, any number of times: each time another master first, and then the others
@@ -100,7 +108,7 @@ impl Masters {
         let mut last = None;
         // All are down: one of them may be up in a moment.
         for target in up.into_iter().chain(down.into_iter().take(1)) {
-            match self.send(target, command, None, false).await {
+            match self.send(target, command, None, Way::default()).await {
                 Err(error) if error.transient => last = Some(error),
                 answer => return answer,
             }
@@ -115,15 +123,16 @@ impl Masters {
         let mut parts: BTreeMap<Address, Part> = BTreeMap::new();
         let mut unplaced = None;
         for (at, step) in steps.iter().enumerate() {
-            let command = match step {
-                Step::Command(command) => command.clone(),
-                Step::Script(script) => evalsha(script),
+            let (command, numbered) = match step {
+                Step::Command(command) => (command.clone(), false),
+                Step::Script(script) => (evalsha(script), false),
+                Step::Numbered(command) => (command.clone(), true),
             };
             match self.at(Place::of(&command)).await {
                 Ok((address, server)) => {
                     let (_, places, part) = parts.entry(address).or_insert_with(|| (server, Vec::new(), Vec::new()));
                     places.push(at);
-                    part.push(Step::Command(command));
+                    part.push(if numbered { Step::Numbered(command) } else { Step::Command(command) });
                 }
                 Err(error) => {
                     if let Some(result) = results.get_mut(at) {
@@ -186,9 +195,10 @@ impl Masters {
             }
         };
         for (answer, step) in answers.iter_mut().zip(part) {
-            let (Err(error), Step::Command(command)) = (&*answer, step) else { continue };
+            let (Err(error), Step::Command(command) | Step::Numbered(command)) = (&*answer, step) else { continue };
             if let Some((next, asking)) = self.redirected(error, address) {
-                *answer = self.send(next, command, None, asking).await;
+                let way = Way { numbered: matches!(step, Step::Numbered(_)), asking };
+                *answer = self.send(next, command, None, way).await;
             } else {
                 self.look_after(error);
             }
@@ -202,19 +212,19 @@ impl Masters {
         mut target: Target,
         command: &Cmd,
         script: Option<&ScriptInvocation<'_>>,
-        mut asking: bool,
+        mut way: Way,
     ) -> Answer {
         let mut redirections = 0;
         loop {
             let (address, server) = &target;
-            let error = match server.step(command, script, asking).await {
+            let error = match server.step(command, script, way).await {
                 Err(error) => error,
                 answer => return answer,
             };
             match self.redirected(&error, address) {
                 Some((next, ask)) if redirections < MOST_REDIRECTIONS => {
                     redirections += 1;
-                    (target, asking) = (next, ask);
+                    (target, way.asking) = (next, ask);
                 }
                 _ => {
                     self.look_after(&error);
@@ -365,13 +375,6 @@ impl Masters {
         self.members.told(owners);
         Ok(())
     }
-}
-
-/// The command of a script.
-fn evalsha(script: &ScriptInvocation<'_>) -> Cmd {
-    let mut pipeline = Pipeline::new();
-    pipeline.invoke_script(script);
-    pipeline.cmd_iter().next().cloned().expect("one script is one command")
 }
 
 /// From a stale map to the right server is one step, in the middle of a resharding two.

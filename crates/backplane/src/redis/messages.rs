@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use async_trait::async_trait;
 use countersign_protocol::{Address, Payload, Position, producer::Published};
-use redis::{Cmd, ScriptInvocation, Value, cmd, from_redis_value};
+use redis::{Cmd, Script, ScriptInvocation, Value, cmd, from_redis_value};
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -27,10 +27,10 @@ impl Messages for RedisBackplane {
         }
         let script = self.numbered(&publication);
         let answer = if publication.key.is_some() {
-            repeat(|| self.lanes.script(&script)).await.map(|tried| tried.value)
+            repeat(|| self.lanes.numbered(&script)).await.map(|tried| tried.value)
         } else {
             // Without a key nobody could tell a second try from a second message.
-            repeat_unwritten(|| self.lanes.script(&script)).await
+            repeat_unwritten(|| self.lanes.numbered(&script)).await
         };
         self.counted(read_published(answer))
     }
@@ -47,26 +47,27 @@ impl Messages for RedisBackplane {
     }
 
     async fn positions(&self, addresses: &[Address]) -> Result<Vec<Position>> {
-        let steps: Vec<_> = addresses
-            .iter()
-            .map(|address| {
-                let mut command = cmd("HMGET");
-                command.arg(self.keys.numbering(address)).arg("epoch").arg("offset");
-                Step::Command(command)
-            })
-            .collect();
-        if steps.is_empty() {
-            return Ok(Vec::new());
+        if let [address] = addresses {
+            let script = self.on_numbering(&SCRIPTS.position, address);
+            let answer = repeat(|| self.lanes.numbered(&script)).await?.value;
+            return Ok(vec![read_numbering(answer)?]);
         }
-        let answers = repeat(|| self.lanes.all(&steps)).await?.value;
-        answers.into_iter().map(|answer| Ok(read_numbering(answer)?)).collect()
+        let mut positions = Vec::with_capacity(addresses.len());
+        for part in addresses.chunks(MOST_MESSAGES) {
+            let steps: Vec<_> =
+                part.iter().map(|address| Step::numbered(&self.on_numbering(&SCRIPTS.position, address))).collect();
+            let load = [&SCRIPTS.position];
+            for answer in repeat(|| self.lanes.pipeline(&load, &steps)).await?.value {
+                positions.push(read_numbering(answer?)?);
+            }
+        }
+        Ok(positions)
     }
 
     async fn history(&self, address: &Address, since: &Position, most: usize) -> Result<History> {
-        let mut script = SCRIPTS.history.prepare_invoke();
-        script.key(self.keys.history(address)).key(self.keys.numbering(address));
+        let mut script = self.on_numbering(&SCRIPTS.history, address);
         script.arg(&since.epoch).arg(since.offset).arg(most);
-        let answer = repeat(|| self.lanes.script(&script)).await?.value;
+        let answer = repeat(|| self.lanes.numbered(&script)).await?.value;
         Ok(read_history(answer, since, most)?)
     }
 }
@@ -80,7 +81,7 @@ impl RedisBackplane {
                 if is_bare(publication) {
                     Step::Command(self.bare(publication))
                 } else {
-                    Step::Script(self.numbered(publication))
+                    Step::numbered(&self.numbered(publication))
                 }
             })
             .collect();
@@ -119,10 +120,17 @@ impl RedisBackplane {
         command
     }
 
+    /// What `numbering.lua` wants to know, but for the run, which only the lane knows.
+    fn on_numbering<'a>(&self, verb: &'a Script, address: &Address) -> ScriptInvocation<'a> {
+        let mut script = verb.prepare_invoke();
+        script.key(self.keys.history(address)).key(self.keys.numbering(address)).key(self.keys.history_before(address));
+        script.arg(format!("{:016x}", uuid::Uuid::new_v4().as_u64_pair().1));
+        script
+    }
+
     fn numbered(&self, publication: &Publication) -> ScriptInvocation<'static> {
         let Publication { address, message, history, key } = publication;
-        let mut script = SCRIPTS.publish.prepare_invoke();
-        script.key(self.keys.history(address)).key(self.keys.numbering(address));
+        let mut script = self.on_numbering(&SCRIPTS.publish, address);
         if let Some(key) = key {
             script.key(self.keys.message_result(address, key));
         }
@@ -131,7 +139,6 @@ impl RedisBackplane {
             .arg(message.bytes().as_ref())
             .arg(history.size)
             .arg(millis(history.ttl).max(1))
-            .arg(format!("{:016x}", uuid::Uuid::new_v4().as_u64_pair().1))
             .arg(if key.is_some() { digest(message) } else { String::new() })
             .arg(millis(self.settings.message_key_retention).max(1));
         script
@@ -179,11 +186,11 @@ fn read_published(answer: Result<Value, CommandError>) -> Result<Published> {
 }
 
 fn read_numbering(answer: Value) -> Result<Position, CommandError> {
-    let (epoch, offset): (Option<String>, Option<u64>) = from_redis_value(answer).map_err(unreadable)?;
-    Ok(match (epoch, offset) {
-        (Some(epoch), Some(offset)) => Position::new(epoch, offset),
-        _ => Position::beginning(),
-    })
+    if matches!(&answer, Value::Array(nothing) if nothing.is_empty()) {
+        return Ok(Position::beginning());
+    }
+    let (epoch, offset): (String, u64) = from_redis_value(answer).map_err(unreadable)?;
+    Ok(Position::new(epoch, offset))
 }
 
 fn read_history(answer: Value, since: &Position, most: usize) -> Result<History, CommandError> {
@@ -195,12 +202,14 @@ fn read_history(answer: Value, since: &Position, most: usize) -> Result<History,
         from_redis_value(next()?).map_err(unreadable)?,
     );
     let after: u64 = from_redis_value(next()?).map_err(unreadable)?;
+    let epoch: String = from_redis_value(next()?).map_err(unreadable)?;
     let messages = parts.take(most).map(read_entry).collect::<Result<Vec<_>, _>>()?;
     // Offsets are given one by one, so the right number of messages is all of them. A `since` beyond the newest is of a
     // numbering whose end Redis has lost: that is not complete either.
     let current = since.epoch == position.epoch || *since == Position::beginning();
-    let complete = current && position.offset.checked_sub(after) == u64::try_from(messages.len()).ok();
-    Ok(History { position, messages, complete })
+    let complete =
+        current && epoch == position.epoch && position.offset.checked_sub(after) == u64::try_from(messages.len()).ok();
+    Ok(History { position, epoch, messages, complete })
 }
 
 fn read_entry(entry: Value) -> Result<(u64, Payload), CommandError> {

@@ -8,6 +8,7 @@
 //! - `keys`: every key and channel name;
 //! - `scripts` and `lua/`: the verbs;
 //! - `slots`, `members`, `masters`: a Redis Cluster: which server has what, whom to ask, and each step to its server;
+//! - `run`: which life of which server a connection belongs to, and so a numbering;
 //! - `lanes`, `failure`, `retry`, `backoff`: commands, what their errors mean, and trying again;
 //! - `subscriber`, `probe`, `link`: hearing, and proving that one hears;
 //! - `messages`, `callbacks`, `record`, `tasks`, `sweep`, `heartbeats`, `receipts`, `cluster`: the traits;
@@ -36,6 +37,7 @@ mod record;
 mod replicas;
 mod replies;
 mod retry;
+mod run;
 mod scripts;
 mod slots;
 mod subscriber;

@@ -1,9 +1,9 @@
-//! The Lua of every verb, in files of their own, run by their digest. What verbs of callbacks share (`prelude.lua`) is put
-//! before each of them. Nothing that comes from outside is ever a part of a script's text.
+//! The Lua of every verb, in files of their own, run by their digest. What verbs of callbacks share (`prelude.lua`), and what
+//! those of numbered addresses share (`numbering.lua`), is put before each of them. Nothing that comes from outside is ever a part of a script's text.
 
 use std::sync::LazyLock;
 
-use redis::Script;
+use redis::{Cmd, Pipeline, Script, ScriptInvocation};
 
 /// Every verb.
 #[derive(Debug)]
@@ -26,6 +26,7 @@ pub(super) struct Scripts {
     pub(super) ack: Script,
     pub(super) publish: Script,
     pub(super) history: Script,
+    pub(super) position: Script,
     pub(super) announce: Script,
     pub(super) claim_replies: Script,
     pub(super) reply: Script,
@@ -54,8 +55,9 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
     open_receipt: on_callbacks(include_str!("lua/open_receipt.lua")),
     deliver: on_callbacks(include_str!("lua/deliver.lua")),
     ack: on_callbacks(include_str!("lua/ack.lua")),
-    publish: Script::new(include_str!("lua/publish.lua")),
-    history: Script::new(include_str!("lua/history.lua")),
+    publish: on_numbering(include_str!("lua/publish.lua")),
+    history: on_numbering(include_str!("lua/history.lua")),
+    position: on_numbering(include_str!("lua/position.lua")),
     announce: Script::new(include_str!("lua/announce.lua")),
     claim_replies: on_callbacks(include_str!("lua/claim_replies.lua")),
     reply: Script::new(include_str!("lua/reply.lua")),
@@ -68,7 +70,7 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
 
 impl Scripts {
     /// All of them, to be loaded when a connection is made.
-    pub(super) fn all(&self) -> [&Script; 26] {
+    pub(super) fn all(&self) -> [&Script; 27] {
         let Self {
             open,
             confirm,
@@ -88,6 +90,7 @@ impl Scripts {
             ack,
             publish,
             history,
+            position,
             announce,
             claim_replies,
             reply,
@@ -116,6 +119,7 @@ impl Scripts {
             ack,
             publish,
             history,
+            position,
             announce,
             claim_replies,
             reply,
@@ -134,4 +138,16 @@ pub(super) const PRELUDE: &str = include_str!("lua/prelude.lua");
 /// A verb may return anywhere in its text, so it is made a function, whose result is told with the replies that it made.
 fn on_callbacks(verb: &str) -> Script {
     Script::new(&format!("{PRELUDE}\nlocal function verb()\n{verb}\nend\nreturn with_replies(verb())"))
+}
+
+/// The lane adds the run to a verb's arguments.
+fn on_numbering(verb: &str) -> Script {
+    Script::new(&format!("{}\n{verb}", include_str!("lua/numbering.lua")))
+}
+
+/// The command of a script.
+pub(super) fn evalsha(script: &ScriptInvocation<'_>) -> Cmd {
+    let mut pipeline = Pipeline::new();
+    pipeline.invoke_script(script);
+    pipeline.cmd_iter().next().cloned().expect("one script is one command")
 }

@@ -122,6 +122,13 @@ impl Connector {
     }
 }
 
+impl Connector {
+    /// Waits until connections would be made to another server than before.
+    pub(super) async fn moved(&self) {
+        std::future::pending::<()>().await;
+    }
+}
+
 async fn subscriber_at(info: &ConnectionInfo) -> RedisResult<PubSub> {
     let connect = async { Client::open(info.clone())?.get_async_pubsub().await };
     timeout(CONNECT_WITHIN, connect).await.unwrap_or_else(|_| Err(no_answer()))

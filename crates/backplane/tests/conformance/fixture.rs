@@ -53,6 +53,12 @@ pub(crate) trait Fixture: Sized + Send + Sync + 'static {
     /// Lets the nodes come back.
     async fn mend_links(&self);
 
+    /// Keeps a copy of the store for [`Self::recall`]. For a store of [`Self::start_alone`].
+    async fn remember(&self);
+
+    /// The store dies, and comes back as it was when it was remembered.
+    async fn recall(&self);
+
     /// A node that is up.
     async fn node(&self, name: &str) -> Node {
         let id = NodeId::parse(name).unwrap();

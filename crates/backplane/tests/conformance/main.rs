@@ -14,6 +14,7 @@ mod heartbeats;
 mod history;
 mod interest;
 mod listing;
+mod losing;
 mod model;
 mod nodes;
 mod on_cluster;
@@ -94,6 +95,13 @@ conformance! {
         the_numbering_outlives_the_messages
         a_lost_numbering_is_a_new_epoch
         a_message_of_any_size_and_text_is_kept_as_its_bytes;
+    losing:
+        a_position_is_never_given_twice_whatever_the_store_has_lost
+        what_is_left_of_a_lost_numbering_is_read_and_said_to_be_no_whole
+        a_numbering_that_was_lost_nothing_of_begins_anew_all_the_same
+        a_client_that_never_heard_a_message_is_not_told_that_it_missed_none
+        a_keyed_message_is_published_once_across_a_loss
+        losses_one_after_another_are_all_told;
     opening:
         a_question_is_published_as_it_was_recorded
         the_same_id_from_two_nodes_at_once_asks_once

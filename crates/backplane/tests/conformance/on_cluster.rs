@@ -77,6 +77,15 @@ impl Fixture for OnCluster {
         self.cluster.start_again();
     }
 
+    async fn remember(&self) {
+        self.cluster.masters().iter().for_each(RedisServer::save);
+    }
+
+    async fn recall(&self) {
+        self.cluster.kill();
+        self.cluster.start_again();
+    }
+
     /// What comes from one master comes in order; so a marker from each of them.
     async fn heard_so_far(&self, node: &Node, channel: &Channel) -> Vec<Heard> {
         static NEXT: AtomicU64 = AtomicU64::new(0);

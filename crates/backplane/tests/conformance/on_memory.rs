@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use countersign_backplane::{
     Backplane, Channel, Interest, Listener, Settings,
-    memory::{ManualClock, Memory},
+    memory::{ManualClock, Memory, Remembered},
 };
 use countersign_protocol::NodeId;
 
@@ -19,13 +19,19 @@ pub(crate) struct OnMemory {
     memory: Arc<Memory>,
     clock: Arc<ManualClock>,
     nodes: Mutex<Vec<NodeId>>,
+    remembered: Mutex<Option<Remembered>>,
 }
 
 #[async_trait]
 impl Fixture for OnMemory {
     async fn start(settings: Settings) -> Self {
         let clock = Arc::new(ManualClock::default());
-        Self { memory: Memory::with_clock(settings, clock.clone()), clock, nodes: Mutex::default() }
+        Self {
+            memory: Memory::with_clock(settings, clock.clone()),
+            clock,
+            nodes: Mutex::default(),
+            remembered: Mutex::default(),
+        }
     }
 
     async fn start_alone(settings: Settings) -> Self {
@@ -55,5 +61,15 @@ impl Fixture for OnMemory {
         for node in self.nodes.lock().unwrap().iter() {
             self.memory.restore(node);
         }
+    }
+
+    async fn remember(&self) {
+        *self.remembered.lock().unwrap() = Some(self.memory.remember());
+    }
+
+    async fn recall(&self) {
+        self.break_links().await;
+        self.memory.recall(self.remembered.lock().unwrap().take().expect("the test remembered it"));
+        self.mend_links().await;
     }
 }

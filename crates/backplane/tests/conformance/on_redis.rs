@@ -59,4 +59,12 @@ impl Fixture for OnRedis {
     async fn mend_links(&self) {
         self.server.start_again();
     }
+
+    async fn remember(&self) {
+        self.server.save();
+    }
+
+    async fn recall(&self) {
+        self.server.start_again();
+    }
 }

@@ -89,7 +89,7 @@ async fn a_call_outlasts_a_short_absence_of_redis() {
 
 /// All that the backplane asks of Redis, within its prefix.
 const RIGHTS: &str = "resetkeys ~cs:* resetchannels &cs:* -@all +auth +ping +select +info +time \
-    +publish +subscribe +unsubscribe +evalsha +script|load +wait +exists +del +get +mget +set +pexpire +pexpireat \
+    +publish +subscribe +unsubscribe +evalsha +script|load +wait +exists +del +rename +get +mget +set +pexpire +pexpireat \
     +pexpiretime +hget +hmget +hset +hincrby +zadd +zcard +zcount +zrange +zrem +zremrangebyscore +zscore +xadd \
     +xlen +xrange";
 

@@ -14,6 +14,11 @@ impl Server {
         Self { process: RedisServer::start() }
     }
 
+    /// The same with more options.
+    pub(crate) fn with(options: &[&str]) -> Self {
+        Self { process: RedisServer::start_with(options) }
+    }
+
     pub(crate) fn url(&self) -> String {
         self.process.url()
     }

@@ -35,12 +35,18 @@ pub(crate) struct RedisServer {
 impl RedisServer {
     /// A server of one's own, to be stopped, killed and filled at will.
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same with more options.
+    pub(crate) fn start_with(options: &[&str]) -> Self {
+        let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
         let directory = TempDir::new().expect("a temporary directory can be made");
         // Somebody else may take the port between the look and the start; then the server says so by exiting.
         for _ in 0..10 {
             let port = free_port();
-            if let Some(process) = launch(port, &directory, &[]) {
-                return Self { port, process: Mutex::new(Some(process)), directory, options: Vec::new() };
+            if let Some(process) = launch(port, &directory, &options) {
+                return Self { port, process: Mutex::new(Some(process)), directory, options };
             }
         }
         panic!("redis-server did not start; its log is {:?}", log(&directory));
@@ -88,7 +94,13 @@ impl RedisServer {
         }
     }
 
-    /// Starts it again, empty, on the same port.
+    /// Writes a snapshot: what it holds now is there when it starts again.
+    pub(crate) fn save(&self) {
+        let reply = self.command(&[b"SAVE"]);
+        assert!(reply.starts_with("+OK"), "SAVE was answered {reply:?}");
+    }
+
+    /// Starts it again, empty or from its snapshot, on the same port.
     pub(crate) fn start_again(&self) {
         self.kill();
         let deadline = Instant::now() + START_WITHIN;

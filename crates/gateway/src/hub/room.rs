@@ -43,6 +43,9 @@ pub(crate) enum Missed {
     Messages(Vec<Frame>, Position),
     /// It cannot be filled: what members are to hear of it, and the newest message, if the address keeps history.
     Gap(Frame, Option<Position>),
+    /// The numbering ended in it, and nobody knows where: what is left of it, what members are to hear of the gap, then the
+    /// messages of the numbering that follows, and the newest of them.
+    Torn(Vec<Frame>, Frame, Vec<Frame>, Position),
 }
 
 impl Room {
@@ -131,6 +134,12 @@ impl Room {
             Missed::Gap(told, position) => {
                 self.tell(&told);
                 self.last = position;
+            }
+            Missed::Torn(left, told, next, position) => {
+                self.deliver(&left, turn);
+                self.tell(&told);
+                self.deliver(&next, turn);
+                self.last = Some(position);
             }
         }
         let opened_by = held.frames.iter().find_map(Frame::position);

@@ -147,6 +147,20 @@ fn what_cannot_be_filled_is_told_and_the_rest_follows() {
 }
 
 #[test]
+fn a_numbering_that_was_torn_is_heard_to_its_end_and_the_next_one_from_its_beginning() {
+    let (hub, _) = hub();
+    let alice = connect(&hub);
+    live(&alice, &topic("a"));
+    deliver(&hub, [(topic("a"), at("1", "e", 1))]);
+    hub.interrupt();
+    deliver(&hub, [(topic("a"), at("n1", "f", 1)), (topic("a"), at("n2", "f", 2)), (topic("a"), at("n3", "f", 3))]);
+    let (left, next) = (vec![at("2", "e", 2)], vec![at("n1", "f", 1), at("n2", "f", 2)]);
+    let torn = Missed::Torn(left, Frame::plain("gap"), next, Position::new("f", 2));
+    assert!(!hub.release(&topic("a"), torn));
+    assert_eq!(sent(&alice), ["1", "2", "gap", "n1", "n2", "n3"]);
+}
+
+#[test]
 fn another_hole_behind_the_first_is_seen() {
     let (hub, _) = hub();
     let alice = connect(&hub);

@@ -1,0 +1,53 @@
+-- What the verbs of numbered addresses share; put before each verb's own text, so that it is one script to Redis.
+--
+-- KEYS[1..3] are the same for all of them: history (stream), numbering (hash), what was left of the numbering before this one
+-- (stream). ARGV[1] is a fresh epoch. The last of ARGV is the run of the server as the connection knows it ('': unknown), which
+-- the lane adds.
+--
+-- A run is one life of one server as a master: it ends with its process, and with its being a replica. What a master has
+-- acknowledged may be unknown to the next run (a crash before fsync, a failover before replication), and numbers that were
+-- given would be given again. So a numbering belongs to the run under which it began: an epoch begins with the run's name.
+-- Invariant: no position is given twice, whatever a Redis has lost.
+local RUN, RUN_LENGTH = ARGV[#ARGV], 8
+
+-- The run of this server, as `run.rs` reads it from the same answer; '' where INFO is forbidden.
+local function running()
+  local info = redis.pcall('INFO', 'server', 'replication')
+  if type(info) ~= 'string' then return '' end
+  local process, replication = info:match('run_id:(%x%x%x%x%x%x%x%x)'), info:match('master_replid:(%x%x%x%x%x%x%x%x)')
+  if not process or not replication then return '' end
+  return bit.tohex(bit.bxor(tonumber(process, 16), tonumber(replication, 16)))
+end
+
+local function is_of_this_run(epoch)
+  if RUN == '' or epoch:sub(1, RUN_LENGTH) == RUN then return true end
+  -- The connection may be older than the run; only the server itself knows. Seldom, as INFO is as dear as the verb.
+  local now = running()
+  if now ~= '' then RUN = now end
+  return epoch:sub(1, RUN_LENGTH) == RUN
+end
+
+-- Begins a numbering and puts aside what is left of `before`, if there was one; the new epoch, or nil when Redis refuses to
+-- write. The HSET is first, because a full Redis refuses it; after a DEL it would let the rest pass.
+local function begin(before, set)
+  local epoch = RUN .. ARGV[1]:sub(#RUN + 1)
+  local answer = set('HSET', KEYS[2], 'epoch', epoch, 'offset', 0, 'before', before or '')
+  if type(answer) == 'table' and answer.err then return nil end
+  if before and redis.call('EXISTS', KEYS[1]) == 1 then
+    redis.call('RENAME', KEYS[1], KEYS[3])
+  else
+    redis.call('DEL', KEYS[1], KEYS[3])
+  end
+  return epoch
+end
+
+-- Epoch, newest offset (text) and epoch before, for whoever only reads; nil without numbering. A full Redis is read as it is.
+local function current()
+  local numbering = redis.call('HMGET', KEYS[2], 'epoch', 'offset', 'before')
+  local epoch, offset, before = numbering[1], numbering[2], numbering[3] or ''
+  if not epoch then return nil end
+  if is_of_this_run(epoch) then return epoch, offset, before end
+  local new = begin(epoch, redis.pcall)
+  if new then return new, '0', epoch end
+  return epoch, offset, before, 'refused'
+end
