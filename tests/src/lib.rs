@@ -11,7 +11,7 @@
 //! | `deadline.rs` | [`eventually`]: the only place that polls |
 //! | `port.rs` | free loopback ports for servers that cannot be asked for port 0 |
 //! | `process.rs` | a child process with its log, ended when dropped |
-//! | `redis_server.rs`, `nginx.rs`, `node.rs`, `cluster.rs` | the servers |
+//! | `redis_server.rs`, `sentinels.rs`, `nginx.rs`, `node.rs`, `cluster.rs` | the servers |
 //! | `device.rs`, `api.rs`, `token.rs` | the clients |
 //! | `browser.rs` | headless chromium, for the pages that a node serves |
 //! | `proxy.rs` | a TCP connection that can be cut and stalled |
@@ -49,6 +49,7 @@ mod proxy;
 mod redis_server;
 mod scene;
 mod seat;
+mod sentinels;
 mod storm;
 mod token;
 
@@ -66,6 +67,7 @@ pub use proxy::TcpProxy;
 pub use redis_server::RedisServer;
 pub use scene::Scene;
 pub use seat::Seat;
+pub use sentinels::Sentinels;
 pub use storm::Storm;
 pub use token::token;
 

@@ -83,9 +83,24 @@ impl RedisServer {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// Where it listens on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// SIGKILL. Connects are refused afterwards; what the append-only file has survives.
     pub fn kill(&mut self) {
         self.process = None;
+    }
+
+    /// A replica gets its copy as soon as it asks for it, and not some seconds later.
+    pub async fn copy_at_once(&self) {
+        let _: () = self.query(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]).await;
+    }
+
+    /// Whether it is not running because it was killed.
+    pub fn is_killed(&self) -> bool {
+        self.process.is_none()
     }
 
     /// SIGSTOP: connects are accepted by the kernel, nothing is answered.
@@ -133,9 +148,12 @@ impl RedisServer {
     }
 
     fn launch(&mut self) {
+        // A copy, because Sentinel has its servers rewrite theirs.
+        let settings = self.directory.path().join("redis.conf");
+        std::fs::copy(repository().join("deploy/redis.conf"), &settings).expect("the shipped file can be copied");
         let mut command = Command::new("redis-server");
         command
-            .arg(repository().join("deploy/redis.conf"))
+            .arg(&settings)
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
             .arg("--dir")
             .arg(self.directory.path())

@@ -101,7 +101,7 @@ impl Lanes {
     ) -> RedisResult<Arc<Self>> {
         Ok(Arc::new(match topology {
             Topology::Cluster(members) => Self::Cluster(Masters::start(Arc::clone(members), listener, tasks, stop)),
-            Topology::Single(_) => Self::One(Server::start(topology, listener, tasks, stop)?),
+            Topology::Single(_) | Topology::Sentinel(_) => Self::One(Server::start(topology, listener, tasks, stop)?),
         }))
     }
 
@@ -326,7 +326,9 @@ impl Server {
     async fn keep(self: Arc<Self>, lane: usize, connector: Connector) {
         let connector = &connector;
         let mut backoff = Backoff::new();
+        let mut whereabouts = connector.whereabouts();
         for number in 0.. {
+            let mut noted = whereabouts.note();
             let (commands, run) = loop {
                 match connect(connector).await {
                     Ok(connected) => break connected,
@@ -335,13 +337,23 @@ impl Server {
                         self.set(lane, Lane::Down(error.before_anything_was_sent()));
                     }
                 }
-                backoff.pause().await;
+                tokio::select! {
+                    () = backoff.pause() => {}
+                    () = whereabouts.moved(noted.as_ref()) => {}
+                }
+                noted = whereabouts.note();
             };
             let since = Instant::now();
             let connection = Connection { number, lane, commands, run: Arc::from(run.name.as_str()) };
             self.set(lane, Lane::Up(connection.clone()));
             tracing::debug!(lane, number, run = run.name, "connected for commands");
-            self.watch(connection, &run, connector).await;
+            tokio::select! {
+                () = self.watch(connection.clone(), &run) => {}
+                () = whereabouts.moved(noted.as_ref()) => {
+                    self.broke(&connection, &CommandError::unconnected("the master is another one now"));
+                    continue;
+                }
+            }
             if since.elapsed() > STEADY {
                 backoff = Backoff::new();
             }
@@ -350,14 +362,13 @@ impl Server {
     }
 
     /// Looks at the server until the lane is down: it may have become a replica, or another master since.
-    async fn watch(&self, mut connection: Connection, run: &Run, connector: &Connector) {
+    async fn watch(&self, mut connection: Connection, run: &Run) {
         let mut state = self.state.subscribe();
         loop {
             let broken = state.wait_for(|lanes| matches!(lanes.get(connection.lane), Some(Lane::Down(_))));
             tokio::select! {
                 // The sender is a part of self, so the channel never closes.
                 _ = broken => return,
-                () = connector.moved() => return self.broke(&connection, &CommandError::unconnected("the master is another one now")),
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
             match Run::ask(&mut connection.commands).await {

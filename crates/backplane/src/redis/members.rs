@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use super::{
     options::place,
     slots::{Address, Owners},
+    topology::at,
 };
 
 /// The servers of a cluster.
@@ -54,14 +55,7 @@ impl Members {
     /// How to connect to a server of the cluster.
     pub(super) fn info(&self, address: &Address) -> ConnectionInfo {
         let pattern = self.seeds.first().expect("a cluster has seeds");
-        let (host, port) = (address.host.clone(), address.port);
-        let addr = match pattern.addr() {
-            ConnectionAddr::TcpTls { insecure, tls_params, .. } => {
-                ConnectionAddr::TcpTls { host, port, insecure: *insecure, tls_params: tls_params.clone() }
-            }
-            _ => ConnectionAddr::Tcp(host, port),
-        };
-        pattern.clone().set_addr(addr)
+        at(pattern, address)
     }
 
     /// Whom to ask, in this order: everybody known, then the seeds, which may have left; in another order each time.

@@ -5,6 +5,7 @@
 //! A tour, one sentence a file:
 //! - `options`: which Redis, said wrong before the first connection;
 //! - `topology`: where the master is, asked at every connect;
+//! - `sentinel`: a master that moves, and is followed;
 //! - `keys`: every key and channel name;
 //! - `scripts` and `lua/`: the verbs;
 //! - `slots`, `members`, `masters`: a Redis Cluster: which server has what, whom to ask, and each step to its server;
@@ -39,6 +40,7 @@ mod replies;
 mod retry;
 mod run;
 mod scripts;
+mod sentinel;
 mod slots;
 mod subscriber;
 mod sweep;
@@ -100,10 +102,13 @@ pub fn connect(
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let keys = match &*topology {
         Topology::Cluster(_) => Keys::of_cluster(&settings.prefix),
-        Topology::Single(_) => Keys::new(&settings.prefix),
+        Topology::Single(_) | Topology::Sentinel(_) => Keys::new(&settings.prefix),
     };
     let link = Arc::new(LinkState::new(topology.place()));
     let probe = Arc::new(Probe::new());
+    if let Topology::Sentinel(sentinels) = &*topology {
+        spawn(&tasks, &stop, Arc::clone(sentinels).watch());
+    }
     let lanes = Lanes::start(&topology, Arc::clone(&listener), &tasks, &stop).map_err(unusable)?;
     let replicas = match options.wait_replicas {
         0 => None,

@@ -5,13 +5,17 @@ use std::{fmt, sync::Arc, time::Duration};
 use countersign_protocol::NodeId;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, io::tcp::TcpSettings};
 
-use super::{members::Members, topology::Topology};
+use super::{members::Members, sentinel::Sentinels, topology::Topology};
 
 /// Which Redis, and how.
 #[derive(Clone)]
 pub struct RedisOptions {
     /// `redis://[user:password@]host[:port][/db]`, or `rediss://` for TLS. Several are servers of one Redis Cluster, of
     /// which any one has to answer; the others are found, and have the credentials of the first URL.
+    ///
+    /// `redis+sentinel://[user:password@]host[:port],host[:port],…/<master>[/db]` is the master that these sentinels call by
+    /// that name (`rediss+sentinel://`: TLS to both kinds). User and password are Redis's; those of the sentinels follow as
+    /// `?sentinel_username=…&sentinel_password=…`.
     pub urls: Vec<String>,
     /// How many replicas should have a decision before it is told to whoever asked; 0 asks none. Fewer than that is
     /// logged, not refused: the decision stands and is published.
@@ -33,12 +37,14 @@ pub struct OptionsError {
 }
 
 const URL_FORM: &str = "redis://[user:password@]host[:port][/db], or rediss:// for TLS";
+const SENTINEL_FORM: &str =
+    "redis+sentinel://[user:password@]host[:port],host[:port]/<master>[/db][?sentinel_username=…&sentinel_password=…]";
 
 impl RedisOptions {
     /// Options from the text of `REDIS_URL`, in which commas separate several; without waiting for replicas.
     pub fn new(urls: &str, node: NodeId) -> Self {
         // The commas of a Sentinel URL separate hosts.
-        let urls = if urls.trim_start().starts_with(SENTINEL) {
+        let urls = if is_sentinel(urls.trim_start()) {
             vec![urls.trim().to_owned()]
         } else {
             urls.split(',').map(|url| url.trim().to_owned()).filter(|url| !url.is_empty()).collect()
@@ -52,6 +58,7 @@ impl RedisOptions {
             |expected: &str, got: String| OptionsError { what: "REDIS_URL", expected: expected.to_owned(), got };
         match self.urls.as_slice() {
             [] => Err(wrong(URL_FORM, "nothing".to_owned())),
+            [url] if is_sentinel(url) => Ok(Topology::Sentinel(Arc::new(sentinels(url)?))),
             [url] => Ok(Topology::single(connection(url)?)),
             seeds => {
                 let seeds = seeds.iter().map(|url| connection(url)).collect::<Result<Vec<_>, _>>()?;
@@ -85,8 +92,8 @@ impl fmt::Debug for RedisOptions {
 /// What one URL says.
 fn connection(url: &str) -> Result<ConnectionInfo, OptionsError> {
     let wrong = |got: String| OptionsError { what: "REDIS_URL", expected: URL_FORM.to_owned(), got };
-    if url.starts_with(SENTINEL) {
-        return Err(wrong(format!("{}: Sentinel is not supported by this version", masked(url))));
+    if is_sentinel(url) {
+        return Err(wrong(format!("{}, which names all sentinels of a master, among other URLs", masked(url))));
     }
     if !["redis://", "rediss://"].iter().any(|scheme| url.starts_with(scheme)) {
         return Err(wrong(masked(url)));
@@ -100,6 +107,44 @@ fn connection(url: &str) -> Result<ConnectionInfo, OptionsError> {
     // library this is.
     let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
     Ok(info.set_redis_settings(settings).set_tcp_settings(tcp_settings()))
+}
+
+/// What the URL of a master with sentinels says.
+fn sentinels(url: &str) -> Result<Sentinels, OptionsError> {
+    let wrong = |got: &str| OptionsError {
+        what: "REDIS_URL",
+        expected: SENTINEL_FORM.to_owned(),
+        got: format!("{}{got}", masked(url)),
+    };
+    let (scheme, rest) = url.split_once("+sentinel://").ok_or_else(|| wrong(""))?;
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, path) = rest.split_once('/').ok_or_else(|| wrong(" (without the master's name)"))?;
+    let (of_redis, hosts) =
+        authority.rsplit_once('@').map_or((String::new(), authority), |(secret, hosts)| (format!("{secret}@"), hosts));
+    let (name, database) = path.split_once('/').unwrap_or((path, ""));
+    if name.is_empty() {
+        return Err(wrong(" (without the master's name)"));
+    }
+    let (mut user, mut password) = ("", "");
+    for (field, value) in query.split('&').filter(|field| !field.is_empty()).filter_map(|field| field.split_once('=')) {
+        match field {
+            "sentinel_username" => user = value,
+            "sentinel_password" => password = value,
+            _ => return Err(wrong(&format!(" (with an unknown field {field:?})"))),
+        }
+    }
+    let of_sentinels =
+        if user.is_empty() && password.is_empty() { String::new() } else { format!("{user}:{password}@") };
+    let mut sentinels = Vec::new();
+    for host in hosts.split(',').map(str::trim).filter(|host| !host.is_empty()) {
+        let has_port = host.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
+        let port = if has_port { String::new() } else { format!(":{SENTINEL_PORT}") };
+        sentinels.push(connection(&format!("{scheme}://{of_sentinels}{host}{port}"))?);
+    }
+    let Some(first) = sentinels.first() else { return Err(wrong(" (without a sentinel)")) };
+    // The host is replaced by the one that the sentinels tell; this one is known to be of the right form.
+    let pattern = connection(&format!("{scheme}://{of_redis}localhost/{database}"))?.set_addr(first.addr().clone());
+    Ok(Sentinels::new(sentinels, name.to_owned(), pattern))
 }
 
 /// Checks the prefix, which is not escaped in keys and ends at the first colon.
@@ -150,7 +195,11 @@ fn tcp_settings() -> TcpSettings {
     settings
 }
 
-const SENTINEL: &str = "redis+sentinel://";
+fn is_sentinel(url: &str) -> bool {
+    ["redis+sentinel://", "rediss+sentinel://"].iter().any(|scheme| url.starts_with(scheme))
+}
+
+const SENTINEL_PORT: u16 = 26379;
 
 #[cfg(test)]
 mod tests {
@@ -167,6 +216,12 @@ mod tests {
             ("redis://:secret@10.0.0.1:7000/3", "redis://10.0.0.1:7000/3"),
             ("rediss://user:se%40cret@redis.example:6380", "rediss://redis.example:6380/0"),
             ("redis://a:secret@one:7000, redis://two:7001", "redis://one:7000/0,redis://two:7001/0"),
+            ("redis+sentinel://one:7000,two/main", "redis+sentinel://one:7000,two:26379/main/0"),
+            ("redis+sentinel://[::1],[::2]:7/main", "redis+sentinel://::1:26379,::2:7/main/0"),
+            (
+                "rediss+sentinel://u:secret@one/main/3?sentinel_username=s&sentinel_password=secret",
+                "rediss+sentinel://one:26379/main/3",
+            ),
         ] {
             assert_eq!(options(url).topology().unwrap().place(), place);
         }
@@ -184,7 +239,13 @@ mod tests {
             ("redis://a:hunter2@one,http://b:hunter2@two", "http://***@two"),
             ("redis://a:hunter2@one,rediss://b:hunter2@two", "2 URLs of both"),
             ("redis://a:hunter2@one,redis://b:hunter2@two/3", "database 0"),
-            ("redis+sentinel://u:hunter2@one:26379,two:26379/mymaster", "Sentinel is not supported by this version"),
+            ("redis+sentinel://u:hunter2@one:26379,two:26379", "without the master's name"),
+            ("redis+sentinel://u:hunter2@one:26379,two:26379/", "without the master's name"),
+            ("redis+sentinel://u:hunter2@/main", "without a sentinel"),
+            ("redis+sentinel://u:hunter2@one:x/main", "redis"),
+            ("redis+sentinel://u:hunter2@one/main/x", "database"),
+            ("redis+sentinel://one/main?sentinel_pasword=hunter2", "unknown field \"sentinel_pasword\""),
+            ("redis://one,redis+sentinel://u:hunter2@two/main", "among other URLs"),
         ] {
             let error = options(urls).topology().unwrap_err();
             assert_eq!(error.what, "REDIS_URL");

@@ -50,8 +50,10 @@ impl Subscriber {
         let own = self.interest.want(Channel::Node(self.node.clone()));
         let mut backoff = Backoff::new();
         let mut interrupted = false;
+        let mut whereabouts = self.topology.whereabouts();
         for number in 1.. {
             let began = Instant::now();
+            let noted = whereabouts.note();
             let reason = match self.topology.subscriber().await {
                 Err(error) => error.to_string(),
                 Ok(connection) => {
@@ -60,7 +62,11 @@ impl Subscriber {
                     let channels = HashMap::new();
                     let own = own.channel().clone();
                     let session = Session { owner: &self, number, sink, stream, channels, own, ready: false };
-                    let reason = session.run(&mut interrupted).await;
+                    let reason = tokio::select! {
+                        reason = session.run(&mut interrupted) => reason,
+                        // There nobody publishes any more, though one may hear oneself.
+                        () = whereabouts.moved(noted.as_ref()) => "the master is another one now".to_owned(),
+                    };
                     self.interest.lost();
                     // Told once, until the next session has told that it has resumed.
                     if !std::mem::replace(&mut interrupted, true) {
@@ -73,7 +79,10 @@ impl Subscriber {
             if began.elapsed() > STEADY {
                 backoff = Backoff::new();
             }
-            backoff.pause().await;
+            tokio::select! {
+                () = backoff.pause() => {}
+                () = whereabouts.moved(noted.as_ref()) => {}
+            }
         }
     }
 }

@@ -8,15 +8,22 @@ use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisResult,
     aio::{MultiplexedConnection, PubSub},
 };
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 
-use super::{members::Members, options::place, slots::slot_of};
+use super::{
+    members::Members,
+    options::place,
+    sentinel::{Master, Sentinels},
+    slots::{Address, slot_of},
+};
 
 /// Where the Redis is.
 #[derive(Debug)]
 pub(super) enum Topology {
     /// One address for ever.
     Single(Box<ConnectionInfo>),
+    /// The master that sentinels watch over.
+    Sentinel(Arc<Sentinels>),
     /// The masters of a cluster, each of which has some of the keys.
     Cluster(Arc<Members>),
 }
@@ -25,6 +32,11 @@ pub(super) enum Topology {
 #[derive(Debug, Clone)]
 pub(super) enum Connector {
     One(Pool),
+    /// Whoever is the master when the connection is made.
+    Master {
+        sentinels: Arc<Sentinels>,
+        answer_within: Duration,
+    },
     /// Whoever has the slot when the connection is made.
     Owner {
         members: Arc<Members>,
@@ -42,6 +54,7 @@ impl Topology {
     pub(super) fn place(&self) -> String {
         match self {
             Self::Single(info) => place(info),
+            Self::Sentinel(sentinels) => sentinels.place(),
             Self::Cluster(members) => members.place(),
         }
     }
@@ -50,6 +63,7 @@ impl Topology {
     pub(super) fn is_tls(&self) -> bool {
         match self {
             Self::Single(info) => matches!(info.addr(), ConnectionAddr::TcpTls { .. }),
+            Self::Sentinel(sentinels) => sentinels.is_tls(),
             Self::Cluster(members) => members.is_tls(),
         }
     }
@@ -58,6 +72,7 @@ impl Topology {
     pub(super) async fn subscriber(&self) -> RedisResult<PubSub> {
         match self {
             Self::Single(info) => subscriber_at(info).await,
+            Self::Sentinel(sentinels) => subscriber_at(&sentinels.info()?).await,
             // Publications come to every server, replicas included.
             Self::Cluster(members) => {
                 let mut last = no_answer();
@@ -85,7 +100,7 @@ impl Topology {
                 let slot = slot_of(key.as_bytes());
                 Ok(Connector::Owner { members: Arc::clone(members), slot, answer_within })
             }
-            Self::Single(_) => self.connector_answered_within(answer_within),
+            Self::Single(_) | Self::Sentinel(_) => self.connector_answered_within(answer_within),
         }
     }
 
@@ -93,6 +108,10 @@ impl Topology {
     pub(super) fn writers<'a>(&self, keys: &'a [String]) -> BTreeMap<String, &'a str> {
         match self {
             Self::Single(_) => keys.first().map(|key| (self.place(), key.as_str())).into_iter().collect(),
+            Self::Sentinel(sentinels) => {
+                let name = sentinels.info().map_or_else(|_| self.place(), |info| place(&info));
+                keys.first().map(|key| (name, key.as_str())).into_iter().collect()
+            }
             Self::Cluster(members) => {
                 let owners = Arc::clone(&members.owners().borrow());
                 let owner = |key: &str| owners.of(slot_of(key.as_bytes())).map(ToString::to_string);
@@ -101,9 +120,20 @@ impl Topology {
         }
     }
 
+    /// What tells when subscriptions have to be made at another server.
+    pub(super) fn whereabouts(&self) -> Whereabouts {
+        Whereabouts(match self {
+            Self::Sentinel(sentinels) => Some(sentinels.master()),
+            Self::Single(_) | Self::Cluster(_) => None,
+        })
+    }
+
     fn connector_answered_within(&self, limit: Duration) -> RedisResult<Connector> {
         match self {
             Self::Single(info) => Ok(Connector::One(pool(info, limit)?)),
+            Self::Sentinel(sentinels) => {
+                Ok(Connector::Master { sentinels: Arc::clone(sentinels), answer_within: limit })
+            }
             Self::Cluster(_) => Err((ErrorKind::InvalidClientConfig, "a connection to a cluster needs a key").into()),
         }
     }
@@ -114,19 +144,69 @@ impl Connector {
     pub(super) async fn connection(&self) -> RedisResult<MultiplexedConnection> {
         match self {
             Self::One(pool) => take(pool).await,
+            Self::Master { sentinels, answer_within } => connection_to(&sentinels.info()?, *answer_within).await,
             Self::Owner { members, slot, answer_within } => {
                 let owner = members.owners().borrow().of(*slot).map(|owner| members.info(owner));
-                take(&pool(&owner.ok_or_else(no_answer)?, *answer_within)?).await
+                connection_to(&owner.ok_or_else(no_answer)?, *answer_within).await
             }
+        }
+    }
+
+    /// What tells when connections would be made to another server than now.
+    pub(super) fn whereabouts(&self) -> Whereabouts {
+        Whereabouts(match self {
+            Self::Master { sentinels, .. } => Some(sentinels.master()),
+            Self::One(_) | Self::Owner { .. } => None,
+        })
+    }
+}
+
+/// Where connections go; see [`Connector::whereabouts`].
+#[derive(Debug)]
+pub(super) struct Whereabouts(Option<watch::Receiver<Result<Master, String>>>);
+
+impl Whereabouts {
+    /// Notes the server of now, before it is connected to.
+    pub(super) fn note(&mut self) -> Option<Address> {
+        let master = self.0.as_mut()?.borrow_and_update();
+        master.as_ref().ok().map(|master| master.address.clone())
+    }
+
+    /// Waits until it is another one than `noted`. Cancellation safe.
+    pub(super) async fn moved(&mut self, noted: Option<&Address>) {
+        match &mut self.0 {
+            // The sender lives as long as the topology, which its owner has.
+            Some(master) => {
+                let other = |master: &Result<Master, String>| {
+                    master.as_ref().is_ok_and(|master| Some(&master.address) != noted)
+                };
+                if master.wait_for(other).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+            None => std::future::pending().await,
         }
     }
 }
 
-impl Connector {
-    /// Waits until connections would be made to another server than before.
-    pub(super) async fn moved(&self) {
-        std::future::pending::<()>().await;
-    }
+/// A connection of one's own.
+pub(super) async fn connection_to(
+    info: &ConnectionInfo,
+    answer_within: Duration,
+) -> RedisResult<MultiplexedConnection> {
+    take(&pool(info, answer_within)?).await
+}
+
+/// As `pattern`, at another address.
+pub(super) fn at(pattern: &ConnectionInfo, address: &Address) -> ConnectionInfo {
+    let (host, port) = (address.host.clone(), address.port);
+    let addr = match pattern.addr() {
+        ConnectionAddr::TcpTls { insecure, tls_params, .. } => {
+            ConnectionAddr::TcpTls { host, port, insecure: *insecure, tls_params: tls_params.clone() }
+        }
+        _ => ConnectionAddr::Tcp(host, port),
+    };
+    pattern.clone().set_addr(addr)
 }
 
 async fn subscriber_at(info: &ConnectionInfo) -> RedisResult<PubSub> {

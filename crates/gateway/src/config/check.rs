@@ -152,9 +152,9 @@ fn redis(config: &Config, problems: &mut Vec<Problem>) {
     let mut schemes = BTreeSet::new();
     for (at, url) in config.redis_urls.iter().enumerate() {
         match REDIS_SCHEMES.iter().find(|scheme| url.expose_secret().starts_with(**scheme)) {
-            Some(scheme) if scheme.contains("sentinel") => problems.push(Problem::new(
+            Some(scheme) if scheme.contains("sentinel") && count > 1 && at == 0 => problems.push(Problem::new(
                 &["REDIS_URL"],
-                "Sentinel is not supported by this version; name one Redis, or the nodes of a cluster",
+                "a Sentinel URL is the only one; separate the sentinels in it by commas: redis+sentinel://s1:26379,s2:26379/<master>",
             )),
             Some(scheme) => drop(schemes.insert(scheme)),
             None => problems.push(Problem::new(

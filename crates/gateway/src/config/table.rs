@@ -141,7 +141,7 @@ pub const TABLE: &[Variable] = &[
         "Most connections of one user in the whole cluster, and what one more does (no effect in this version)."),
     variable("WEBSOCKET_TOPICS", "1000", whole("topics", 1, 1_000_000),
         "Most subscriptions of one connection."),
-    secret("REDIS_URL", Accepts::Form("redis:// or rediss:// followed by host and port; several, separated by commas, are the seeds of a cluster"),
+    secret("REDIS_URL", Accepts::Form("redis:// or rediss:// followed by host and port; several, separated by commas, are the seeds of a cluster; redis+sentinel://host:port,host:port/<master> follows a master"),
         "The backplane of the nodes; without it this node is alone and forgets everything when it ends."),
     variable("REDIS_PREFIX", "cs", Accepts::Form("1 to 64 letters, digits, dots, dashes and underscores"),
         "Begins every key and channel."),

@@ -85,8 +85,10 @@ fn weak_or_unusable_credentials_are_refused_without_being_shown() {
 
 #[test]
 fn several_urls_are_split_and_the_hosts_of_one_sentinel_url_stay_together() {
-    let error = refused(&[("REDIS_URL", "redis+sentinel://s1:26379,s2:26379,s3:26379/main/0")]);
-    assert!(error.contains("Sentinel is not supported") && error.lines().count() == 1, "{error}");
+    let sentinels = "redis+sentinel://s1:26379,s2:26379,s3:26379/main/0";
+    assert_eq!(secrets(&accepted(&[("REDIS_URL", sentinels)]).redis_urls), [sentinels]);
+    let error = refused(&[("REDIS_URL", "redis+sentinel://s1,s2/main,redis+sentinel://s3/main")]);
+    assert!(error.contains("separate the sentinels in it by commas") && error.lines().count() == 1, "{error}");
     let config = accepted(&[("REDIS_URL", "rediss://a:1 , rediss://b:2")]);
     assert_eq!(secrets(&config.redis_urls), ["rediss://a:1", "rediss://b:2"]);
 }

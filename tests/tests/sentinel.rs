@@ -1,0 +1,143 @@
+//! A master that Sentinel watches over moves, and the nodes follow it: delivery recovers, callbacks that were open end once, and what
+//! the failover may have lost is told. Decisions that must survive it want `REDIS_WAIT_REPLICAS=1`, as here: an asynchronous
+//! failover loses what the replica did not have.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::large_futures, reason = "a test has a handful of futures, not one for each connection")]
+
+use std::time::{Duration, Instant};
+
+use harness::audit::print_figures;
+use harness::{Device, Node, PATIENCE, Sentinels, TcpProxy, eventually};
+use serde_json::{Value, json};
+
+const TOPIC: &str = "room:7";
+/// What a failover may take from the promotion on; a healthy machine takes a second or two.
+const GENEROUS: Duration = Duration::from_secs(20);
+
+async fn node(sentinels: &Sentinels, name: &str) -> Node {
+    let builder = Node::builder().env("REDIS_URL", sentinels.url()).env("REDIS_WAIT_REPLICAS", "1");
+    builder.env("NODE_ID", name).start().await
+}
+
+/// Publishes until it is delivered; how long that took.
+async fn delivered_again(node: &Node, device: &mut Device, n: u64) -> Duration {
+    let begun = Instant::now();
+    let path = format!("/v1/topics/{TOPIC}/messages");
+    let key = format!("message-{n}");
+    eventually(PATIENCE, "a message that is published", || async {
+        let reply = node.api().post_once(&path, &key, &json!({"type": "number", "n": n})).await;
+        assert!([200, 503].contains(&reply.status), "{reply:?}");
+        (reply.status == 200).then_some(())
+    })
+    .await;
+    device.wait_for("the message after the failover", |m| m["n"] == json!(n)).await;
+    begun.elapsed()
+}
+
+/// The whole story around a fault that makes another server the master.
+async fn follows(scenario: &str, fail: impl AsyncFnOnce(&mut Sentinels)) {
+    let mut sentinels = Sentinels::start(2).await;
+    let (one, two) = (node(&sentinels, "one").await, node(&sentinels, "two").await);
+    let mut alice = Device::of_user(&one.ws_url(), "alice").await;
+    let mut bob = Device::of_user(&two.ws_url(), "bob").await;
+    alice.subscribe(TOPIC).await;
+    bob.subscribe(TOPIC).await;
+    delivered_again(&two, &mut alice, 1).await;
+    let since = bob.wait_for("the first message", |m| m["n"] == 1).await["_meta"]["position"].clone();
+    let asked = two.api().ask("alice", "t1", json!({"timeout": 120})).await;
+    alice.wait_for("the question", |m| m["callback_id"] == asked.as_str()).await;
+
+    fail(&mut sentinels).await;
+    if sentinels.server(0).is_killed() {
+        one.wait_for_readiness(503).await;
+    }
+    let master = sentinels.wait_for_another_master(0).await;
+    let promoted = Instant::now();
+    for name in ["one", "two"] {
+        sentinels.server(master).wait_for_listeners(&format!("cs:node:{name}"), 1).await;
+    }
+    delivered_again(&two, &mut alice, 2).await;
+    let took = promoted.elapsed();
+    for node in [&one, &two] {
+        node.wait_for_readiness(200).await;
+    }
+    assert!(took < GENEROUS, "delivery recovered {took:?} after the promotion");
+
+    // What may have been lost is told, to who stayed and to who comes back.
+    let gap = |m: &Value| m["type"] == "gap" && m["topic"] == TOPIC;
+    bob.wait_for("the second message", |m| m["n"] == 2).await;
+    bob.wait_for("the gap", gap).await;
+    let mut returns = Device::of_user(&one.ws_url(), "carol").await;
+    returns.send(json!({"action": "subscribe", "topics": [{"topic": TOPIC, "since": since}]})).await;
+    let confirmed = returns.expect_type("subscription_confirmed").await;
+    assert_eq!(confirmed["recovered"], json!(false), "{confirmed}");
+
+    // The callback that was open across the failover ends once.
+    let accepted = alice.confirm(&asked, true).await;
+    assert_eq!(accepted["type"], "confirmation_accepted", "{accepted}");
+    let mut tablet = Device::of_user(&two.ws_url(), "alice").await;
+    let late = tablet.confirm(&asked, false).await;
+    assert_eq!(late["reason"], "already_resolved", "{late}");
+    let read = one.api().wait(&asked, 5).await.expect_status(200);
+    assert_eq!((&read["status"], &read["by"]), (&json!("confirmed"), &json!("alice")), "{read}");
+
+    // The old master comes back as a replica, and nobody goes to it.
+    if sentinels.server_mut(0).is_killed() {
+        sentinels.server_mut(0).restart().await;
+    }
+    sentinels.wait_for_replica(0).await;
+    assert_eq!(sentinels.master().await, Some(master));
+    delivered_again(&one, &mut alice, 3).await;
+    assert_eq!(one.readiness().await, 200);
+    print_figures(
+        scenario,
+        format!("delivery recovered {took:.1?} after the promotion; 1 callback open across it, ended once; 1 gap told"),
+    );
+}
+
+#[tokio::test]
+async fn nodes_follow_a_master_that_was_killed() {
+    follows("kill -9 of the master", async |sentinels| sentinels.server_mut(0).kill()).await;
+}
+
+#[tokio::test]
+async fn nodes_follow_a_master_that_was_replaced_in_good_order() {
+    follows("SENTINEL FAILOVER", async |sentinels| sentinels.fail_over().await).await;
+}
+
+#[tokio::test]
+async fn a_node_is_not_ready_while_there_is_no_master() {
+    let mut sentinels = Sentinels::start(1).await;
+    let one = node(&sentinels, "one").await;
+    sentinels.server_mut(0).kill();
+    sentinels.server_mut(1).kill();
+    one.wait_for_readiness(503).await;
+    sentinels.server_mut(0).restart().await;
+    one.wait_for_readiness(200).await;
+    // A node that starts meanwhile finds it by the sentinels alone.
+    node(&sentinels, "two").await;
+}
+
+#[tokio::test]
+async fn a_demoted_master_that_still_accepts_connections_is_left() {
+    let sentinels = Sentinels::start(1).await;
+    let one = node(&sentinels, "one").await;
+    // Without sentinels to follow, the same server stays what its URL says, and only its own word tells that it takes no writes.
+    let proxy = TcpProxy::to(sentinels.server(0).address()).await;
+    let fixed = Node::builder()
+        .env("REDIS_URL", format!("redis://{}/0", proxy.address()))
+        .env("NODE_ID", "fixed")
+        .start()
+        .await;
+    sentinels.fail_over().await;
+    let master = sentinels.wait_for_another_master(0).await;
+    sentinels.wait_for_replica(0).await;
+    // It accepts connections, and whoever publishes there hears himself: that proves nothing.
+    assert_eq!(sentinels.server(0).query::<u64>(&["PUBLISH", "cs:node:fixed", "{}"]).await, 1);
+    fixed.wait_for_readiness(503).await;
+    assert!(fixed.has_logged("read only replica"), "the reason is told");
+    one.wait_for_readiness(200).await;
+    sentinels.server(0).wait_for_listeners("cs:node:one", 0).await;
+    sentinels.server(master).wait_for_listeners("cs:node:one", 1).await;
+}
