@@ -13,6 +13,7 @@
 //! | `process.rs` | a child process with its log, ended when dropped |
 //! | `redis_server.rs`, `sentinels.rs`, `nginx.rs`, `node.rs`, `cluster.rs` | the servers |
 //! | `device.rs`, `api.rs`, `token.rs` | the clients |
+//! | `certificates.rs` | an authority of one's own, for TLS |
 //! | `browser.rs` | headless chromium, for the pages that a node serves |
 //! | `proxy.rs` | a TCP connection that can be cut and stalled |
 //! | `history.rs`, `audit.rs` | what people and callers saw, and whether it keeps the promises |
@@ -35,6 +36,7 @@ mod api;
 pub mod audit;
 pub mod browser;
 mod caller;
+mod certificates;
 mod cluster;
 mod deadline;
 mod device;
@@ -55,6 +57,7 @@ mod token;
 
 pub use api::{Api, Reply, callback_id};
 pub use caller::{Ask, Caller};
+pub use certificates::Authority;
 pub use cluster::{Cluster, ClusterBuilder};
 pub use deadline::{PATIENCE, eventually};
 pub use device::{Closed, Device, Refusal};
@@ -62,6 +65,7 @@ pub use fault::{Lag, aimed_at, fault_lasts};
 pub use nginx::Nginx;
 pub use node::{Exit, Node, NodeBuilder, countersign_binary};
 pub use person::Person;
+pub use port::free_port;
 pub use process::{Process, Signal};
 pub use proxy::TcpProxy;
 pub use redis_server::RedisServer;

@@ -17,7 +17,7 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// A port of 127.0.0.1 that nobody listens on. Another process may still take it before the caller
 /// does, so whoever starts a server on it checks that it talks to its own server, and tries again.
-pub(crate) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     for _ in 0..COUNT {
         let visit = NEXT.fetch_add(1, Ordering::Relaxed);
         let start = std::process::id().wrapping_mul(7_919);

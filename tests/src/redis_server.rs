@@ -19,13 +19,20 @@ use crate::repository;
 pub struct RedisServer {
     port: u16,
     directory: TempDir,
+    options: Vec<String>,
     process: Option<Process>,
 }
 
 impl RedisServer {
     /// Starts a Redis and waits until it answers.
     pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// The same with more options.
+    pub async fn start_with(options: &[&str]) -> Self {
         let mut server = Self::reserved();
+        server.options = options.iter().map(|option| (*option).to_owned()).collect();
         for attempt in 1.. {
             server.launch();
             match server.wait_until_ready().await {
@@ -39,7 +46,8 @@ impl RedisServer {
 
     /// An address without a server yet: for a node that is there before its Redis. `restart` starts it.
     pub fn reserved() -> Self {
-        Self { port: free_port(), directory: TempDir::new().expect("a temporary directory can be made"), process: None }
+        let directory = TempDir::new().expect("a temporary directory can be made");
+        Self { port: free_port(), directory, options: Vec::new(), process: None }
     }
 
     /// Starts it again at the same address, from its append-only file, and waits until it answers.
@@ -158,7 +166,8 @@ impl RedisServer {
             .arg("--dir")
             .arg(self.directory.path())
             // No snapshots: the append-only file is what the deployment relies on.
-            .args(["--save", "", "--daemonize", "no"]);
+            .args(["--save", "", "--daemonize", "no"])
+            .args(&self.options);
         self.process = Some(Process::spawn(format!("redis-server:{}", self.port), &mut command));
     }
 

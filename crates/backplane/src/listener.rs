@@ -48,6 +48,10 @@ pub enum Failure {
     Misconfigured,
     /// Wrong or missing credentials.
     Unauthorized,
+    /// The user of the credentials has not the right to a command, a key or a channel.
+    Forbidden,
+    /// A Redis Cluster without a master for the key.
+    ClusterDown,
     /// Anything else.
     Other,
 }
@@ -63,6 +67,8 @@ impl Failure {
             Self::OutOfMemory => "oom",
             Self::Misconfigured => "misconf",
             Self::Unauthorized => "noauth",
+            Self::Forbidden => "noperm",
+            Self::ClusterDown => "clusterdown",
             Self::Other => "other",
         }
     }

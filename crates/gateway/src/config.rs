@@ -18,6 +18,7 @@ mod values;
 use std::{
     ffi::OsString,
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -75,6 +76,12 @@ pub struct Config {
     pub redis_prefix: String,
     /// `REDIS_WAIT_REPLICAS`.
     pub redis_wait_replicas: u32,
+    /// `REDIS_TLS_CA_FILE`; without it the public authorities are trusted.
+    pub redis_tls_ca_file: Option<PathBuf>,
+    /// `REDIS_TLS_CERT_FILE`.
+    pub redis_tls_cert_file: Option<PathBuf>,
+    /// `REDIS_TLS_KEY_FILE`.
+    pub redis_tls_key_file: Option<PathBuf>,
     /// `HISTORY_SIZE` and `HISTORY_OVERRIDES`.
     pub history: HistorySizes,
     /// `HISTORY_TTL`.
@@ -183,6 +190,9 @@ impl From<Given> for Config {
             redis_urls: given.redis_url.as_ref().map(split_urls).unwrap_or_default(),
             redis_prefix: given.redis_prefix.0,
             redis_wait_replicas: given.redis_wait_replicas,
+            redis_tls_ca_file: given.redis_tls_ca_file,
+            redis_tls_cert_file: given.redis_tls_cert_file,
+            redis_tls_key_file: given.redis_tls_key_file,
             history: HistorySizes { default: given.history_size, overrides: given.history_overrides },
             history_ttl: given.history_ttl.0,
             callback_retention: given.callback_retention.0,

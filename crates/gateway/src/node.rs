@@ -103,6 +103,11 @@ impl Node {
             let options = RedisOptions {
                 urls: config.redis_urls.iter().map(|url| url.expose_secret().to_owned()).collect(),
                 wait_replicas: config.redis_wait_replicas,
+                tls: redis::TlsFiles {
+                    ca: config.redis_tls_ca_file.clone(),
+                    certificate: config.redis_tls_cert_file.clone(),
+                    key: config.redis_tls_key_file.clone(),
+                },
                 node: config.node_id.clone(),
             };
             redis::connect(options, settings, interest, relay)?

@@ -78,7 +78,9 @@ impl From<RedisError> for CommandError {
             | Failure::ReadOnly
             | Failure::OutOfMemory
             | Failure::Misconfigured
-            | Failure::Unauthorized => true,
+            | Failure::Unauthorized
+            | Failure::Forbidden
+            | Failure::ClusterDown => true,
             // Scripts read before they write: an error of a command in the middle would be a bug, not a state.
             Failure::Other => matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension),
         };
@@ -86,14 +88,32 @@ impl From<RedisError> for CommandError {
             // A peer that is silent for a second may be gone without a word, and a lane is cheap; or another Redis is the
             // master now; or the credentials were changed.
             Failure::Timeout | Failure::Connection | Failure::ReadOnly | Failure::Unauthorized => true,
-            Failure::Loading | Failure::OutOfMemory | Failure::Misconfigured => false,
+            Failure::Loading
+            | Failure::OutOfMemory
+            | Failure::Misconfigured
+            | Failure::Forbidden
+            | Failure::ClusterDown => false,
             Failure::Other => error.is_unrecoverable_error(),
         };
         let redirection = error.redirect_node().map(|(to, _)| Redirection {
             to: to.to_owned(),
             only_this_once: error.kind() == ErrorKind::Server(ServerErrorKind::Ask),
         });
-        Self { kind, unwritten, transient: kind != Failure::Other, broken, redirection, text: error.to_string() }
+        Self { kind, unwritten, transient: kind != Failure::Other, broken, redirection, text: told(&error, kind) }
+    }
+}
+
+/// The error in Redis's words, and what to do where that is not plain.
+fn told(error: &RedisError, kind: Failure) -> String {
+    match kind {
+        // The library keeps the words to itself.
+        Failure::Unauthorized if error.kind() == ErrorKind::AuthenticationFailed => {
+            "WRONGPASS: Redis does not take the user and password of REDIS_URL".to_owned()
+        }
+        Failure::Unauthorized => format!("{error} (REDIS_URL has no user or password that this Redis takes)"),
+        Failure::Forbidden => format!("NOPERM: {error} (the rights that are needed are in deploy/redis/users.acl)"),
+        Failure::OutOfMemory => format!("Redis is full: {error} (raise its maxmemory)"),
+        _ => error.to_string(),
     }
 }
 
@@ -112,13 +132,14 @@ pub(super) fn kind(error: &RedisError) -> Failure {
         ErrorKind::Io | ErrorKind::ClusterConnectionNotFound | ErrorKind::MasterNameNotFoundBySentinel => {
             return Failure::Connection;
         }
-        ErrorKind::AuthenticationFailed | ErrorKind::Server(ServerErrorKind::NoPerm) => return Failure::Unauthorized,
+        ErrorKind::AuthenticationFailed => return Failure::Unauthorized,
+        ErrorKind::Server(ServerErrorKind::NoPerm) => return Failure::Forbidden,
+        ErrorKind::Server(ServerErrorKind::ClusterDown) => return Failure::ClusterDown,
         ErrorKind::Server(ServerErrorKind::ReadOnly) => return Failure::ReadOnly,
         ErrorKind::Server(
             ServerErrorKind::BusyLoading
             | ServerErrorKind::MasterDown
             | ServerErrorKind::TryAgain
-            | ServerErrorKind::ClusterDown
             // Another server has the key: nothing was done here, and it passes when the map is read again.
             | ServerErrorKind::Moved
             | ServerErrorKind::Ask,
@@ -131,9 +152,17 @@ pub(super) fn kind(error: &RedisError) -> Failure {
         Some("READONLY") => Failure::ReadOnly,
         Some("OOM") => Failure::OutOfMemory,
         Some("MISCONF" | "NOREPLICAS") => Failure::Misconfigured,
-        Some("NOAUTH" | "WRONGPASS" | "NOPERM") => Failure::Unauthorized,
+        Some("NOAUTH" | "WRONGPASS") => Failure::Unauthorized,
+        Some("NOPERM") => Failure::Forbidden,
+        Some("CLUSTERDOWN" | "MASTERDOWN") => Failure::ClusterDown,
+        // What a script was refused is told in the script's words.
+        _ if says(error, "ACL failure in script") || says(error, "permissions to run") => Failure::Forbidden,
         _ => Failure::Other,
     }
+}
+
+fn says(error: &RedisError, words: &str) -> bool {
+    error.detail().is_some_and(|detail| detail.contains(words))
 }
 
 /// Whether the script is not known to this Redis (any more).
@@ -154,6 +183,11 @@ mod tests {
             ("NOAUTH", Failure::Unauthorized),
             ("WRONGPASS", Failure::Unauthorized),
             ("BUSY", Failure::Loading),
+            ("NOPERM", Failure::Forbidden),
+            ("CLUSTERDOWN", Failure::ClusterDown),
+            ("MISCONF", Failure::Misconfigured),
+            ("READONLY", Failure::ReadOnly),
+            ("LOADING", Failure::Loading),
         ] {
             let error = CommandError::from(make_extension_error(code.to_owned(), None));
             assert_eq!((error.kind, error.unwritten, error.transient), (expected, true, true), "{code}");

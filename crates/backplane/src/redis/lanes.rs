@@ -334,6 +334,7 @@ impl Server {
                     Ok(connected) => break connected,
                     Err(error) => {
                         tracing::debug!(lane, %error, "no connection for commands");
+                        self.listener.observed(Observation::CommandFailed(error.kind));
                         self.set(lane, Lane::Down(error.before_anything_was_sent()));
                     }
                 }

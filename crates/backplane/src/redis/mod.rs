@@ -3,7 +3,7 @@
 //! file a verb; all names are in `keys.rs`.
 //!
 //! A tour, one sentence a file:
-//! - `options`: which Redis, said wrong before the first connection;
+//! - `options`, `tls`: which Redis and how, said wrong before the first connection;
 //! - `topology`: where the master is, asked at every connect;
 //! - `sentinel`: a master that moves, and is followed;
 //! - `keys`: every key and channel name;
@@ -45,6 +45,7 @@ mod slots;
 mod subscriber;
 mod sweep;
 mod tasks;
+mod tls;
 mod topology;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -55,6 +56,7 @@ use tokio_util::{
 };
 
 pub use options::{OptionsError, RedisOptions};
+pub use tls::TlsFiles;
 
 use self::{
     inbox::RedisInbox, keys::Keys, lanes::Lanes, link::LinkState, probe::Probe, replicas::Replicas,

@@ -5,7 +5,12 @@ use std::{fmt, sync::Arc, time::Duration};
 use countersign_protocol::NodeId;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, io::tcp::TcpSettings};
 
-use super::{members::Members, sentinel::Sentinels, topology::Topology};
+use super::{
+    members::Members,
+    sentinel::Sentinels,
+    tls::{self, TlsFiles},
+    topology::Topology,
+};
 
 /// Which Redis, and how.
 #[derive(Clone)]
@@ -20,6 +25,8 @@ pub struct RedisOptions {
     /// How many replicas should have a decision before it is told to whoever asked; 0 asks none. Fewer than that is
     /// logged, not refused: the decision stands and is published.
     pub wait_replicas: u32,
+    /// What `rediss://` trusts and shows.
+    pub tls: TlsFiles,
     /// The name of this node; it listens to itself on the channel of that name.
     pub node: NodeId,
 }
@@ -49,16 +56,18 @@ impl RedisOptions {
         } else {
             urls.split(',').map(|url| url.trim().to_owned()).filter(|url| !url.is_empty()).collect()
         };
-        Self { urls, wait_replicas: 0, node }
+        Self { urls, wait_replicas: 0, tls: TlsFiles::default(), node }
     }
 
     /// Where to connect to.
     pub(super) fn topology(&self) -> Result<Topology, OptionsError> {
         let wrong =
             |expected: &str, got: String| OptionsError { what: "REDIS_URL", expected: expected.to_owned(), got };
+        let certificates = self.tls.read()?;
+        let connection = |url: &str| tls::with(connection(url)?, certificates.as_ref());
         match self.urls.as_slice() {
             [] => Err(wrong(URL_FORM, "nothing".to_owned())),
-            [url] if is_sentinel(url) => Ok(Topology::Sentinel(Arc::new(sentinels(url)?))),
+            [url] if is_sentinel(url) => Ok(Topology::Sentinel(Arc::new(sentinels(url, connection)?))),
             [url] => Ok(Topology::single(connection(url)?)),
             seeds => {
                 let seeds = seeds.iter().map(|url| connection(url)).collect::<Result<Vec<_>, _>>()?;
@@ -110,7 +119,10 @@ fn connection(url: &str) -> Result<ConnectionInfo, OptionsError> {
 }
 
 /// What the URL of a master with sentinels says.
-fn sentinels(url: &str) -> Result<Sentinels, OptionsError> {
+fn sentinels(
+    url: &str,
+    connection: impl Fn(&str) -> Result<ConnectionInfo, OptionsError>,
+) -> Result<Sentinels, OptionsError> {
     let wrong = |got: &str| OptionsError {
         what: "REDIS_URL",
         expected: SENTINEL_FORM.to_owned(),

@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{backoff::Backoff, keys::Keys, link::LinkState, probe::Probe, topology::Topology};
+use super::{backoff::Backoff, failure::CommandError, keys::Keys, link::LinkState, probe::Probe, topology::Topology};
 use crate::{Channel, Heard, Interest, Listener, Observation, interest::Changes, wire};
 
 /// The supervisor.
@@ -55,7 +55,7 @@ impl Subscriber {
             let began = Instant::now();
             let noted = whereabouts.note();
             let reason = match self.topology.subscriber().await {
-                Err(error) => error.to_string(),
+                Err(error) => CommandError::from(error).to_string(),
                 Ok(connection) => {
                     self.listener.observed(Observation::SubscriberConnected);
                     let (sink, stream) = connection.split();
@@ -145,7 +145,7 @@ impl Session<'_> {
             };
             match timeout(RECONCILED_WITHIN, work).await {
                 Ok(Ok(())) => Ok(changes),
-                Ok(Err(error)) => Err(error.to_string()),
+                Ok(Err(error)) => Err(CommandError::from(error).to_string()),
                 Err(_) => Err(format!("subscriptions were not confirmed within {RECONCILED_WITHIN:?}")),
             }
         })

@@ -1,4 +1,4 @@
-//! The tests' way to a real Redis, in real time. The tests share one server and have a prefix each; who breaks links has
+//! The tests' way to a real Redis, in real time, as a user with the rights of `deploy/redis/users.acl` and no others. The tests share one server and have a prefix each; who breaks links has
 //! a server to itself.
 
 use std::{sync::Arc, time::Duration};
@@ -34,11 +34,11 @@ impl Fixture for OnRedis {
     }
 
     async fn start_alone(settings: Settings) -> Self {
-        Self::on(Arc::new(RedisServer::start()), settings)
+        Self::on(Arc::new(RedisServer::start_for_few_rights()), settings)
     }
 
     async fn connect(&self, node: NodeId, interest: Arc<Interest>, listener: Arc<dyn Listener>) -> Arc<dyn Backplane> {
-        let options = RedisOptions::new(&self.server.url(), node);
+        let options = RedisOptions::new(&self.server.url_with_few_rights(), node);
         connect(options, self.settings.clone(), interest, listener).expect("the options are right")
     }
 

@@ -14,7 +14,7 @@ use countersign_protocol::{
 };
 
 use crate::{
-    node::{Node, keyed, question, task, user},
+    node::{Node, eventually, keyed, question, task, user},
     server::{Client, Server},
 };
 
@@ -191,7 +191,17 @@ async fn each_verb_is_one_round_trip() {
         history,
         key: None,
     };
-    // Scripts are known from the start: no verb is refused and sent again.
+    // Scripts are known from the start: no verb is refused and sent again. Both lanes load all of them.
+    eventually("two lanes that know the scripts", || {
+        let mut client = client.clone();
+        async move {
+            let memory: String = client.ask("INFO memory").await;
+            let known =
+                memory.lines().find_map(|line| line.strip_prefix("number_of_cached_scripts:"))?.parse::<u64>().ok()?;
+            (calls(&mut client).await.get("script|load") == Some(&(2 * known))).then_some(())
+        }
+    })
+    .await;
     let receipt = receipt("alice", "k");
     let verbs = [
         "open",

@@ -87,17 +87,11 @@ async fn a_call_outlasts_a_short_absence_of_redis() {
     assert!(opened.unwrap().new);
 }
 
-/// All that the backplane asks of Redis, within its prefix.
-const RIGHTS: &str = "resetkeys ~cs:* resetchannels &cs:* -@all +auth +ping +select +info +time \
-    +publish +subscribe +unsubscribe +evalsha +script|load +wait +exists +del +rename +get +mget +set +pexpire +pexpireat \
-    +pexpiretime +hget +hmget +hset +hincrby +zadd +zcard +zcount +zrange +zrem +zremrangebyscore +zscore +xadd \
-    +xlen +xrange";
-
 #[tokio::test]
 async fn a_user_with_no_more_rights_than_the_backplane_needs_is_enough() {
     let server = Server::start();
     let mut client = server.client().await;
-    let rights = RIGHTS.split_whitespace().collect::<Vec<_>>().join(" ");
+    let rights = crate::support::shipped_rights();
     let _: () = client.ask(&format!("ACL SETUSER gateway on >secret {rights}")).await;
     let url = server.url().replace("redis://", "redis://gateway:secret@");
     let options = RedisOptions { wait_replicas: 1, ..RedisOptions::new(&url, NodeId::parse("n1").unwrap()) };
@@ -162,7 +156,7 @@ async fn a_user_with_no_more_rights_than_the_backplane_needs_is_enough() {
 async fn wrong_credentials_are_a_reason_and_tls_without_tls_is_no_panic() {
     let server = Server::start();
     let _: () = server.client().await.ask("ACL SETUSER gateway on >secret ~* &* +@all").await;
-    for (scheme, reason) in [("redis://gateway:wrong@", "uthentication"), ("rediss://gateway:secret@", "")] {
+    for (scheme, reason) in [("redis://gateway:wrong@", "WRONGPASS"), ("rediss://gateway:secret@", "")] {
         let node = Node::start(&server.url().replace("redis://", scheme), Settings::default());
         let mut link = node.link();
         let told = link.wait_for(|link| {

@@ -52,6 +52,19 @@ impl RedisServer {
         panic!("redis-server did not start; its log is {:?}", log(&directory));
     }
 
+    /// A server of one's own with the user of [`Self::url_with_few_rights`].
+    pub(crate) fn start_for_few_rights() -> Self {
+        // The rights that are shipped, for the prefixes of tests.
+        let rights = shipped_rights().replace("~cs:*", "~t*").replace("&cs:*", "&t*");
+        let words = ["--user", "countersign", "on", ">secret"].into_iter().chain(rights.split(' '));
+        Self::start_with(&words.collect::<Vec<_>>())
+    }
+
+    /// As [`Self::url`], as a user who has no more rights than those that are shipped.
+    pub(crate) fn url_with_few_rights(&self) -> String {
+        self.url().replace("redis://", "redis://countersign:secret@")
+    }
+
     /// A server on this port, with more options; nothing when somebody else has taken the port.
     fn start_at(port: u16, options: &[String]) -> Option<Self> {
         let directory = TempDir::new().expect("a temporary directory can be made");
@@ -65,7 +78,7 @@ impl RedisServer {
         static SHARED: Mutex<Weak<RedisServer>> = Mutex::new(Weak::new());
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
         shared.upgrade().unwrap_or_else(|| {
-            let server = Arc::new(Self::start());
+            let server = Arc::new(Self::start_for_few_rights());
             *shared = Arc::downgrade(&server);
             server
         })
@@ -124,6 +137,14 @@ impl Drop for RedisServer {
         self.kill();
     }
 }
+
+/// The rights of the user in `deploy/redis/users.acl`, but for the password.
+pub(crate) fn shipped_rights() -> String {
+    let user = SHIPPED_USERS.lines().find_map(|line| line.strip_prefix("user countersign on resetpass "));
+    user.expect("the file has our user").to_owned()
+}
+
+const SHIPPED_USERS: &str = include_str!("../../../../deploy/redis/users.acl");
 
 /// A prefix that no other test of this process uses.
 pub(crate) fn fresh_prefix() -> String {

@@ -1,6 +1,6 @@
 //! Prints a configuration as it would stand in the environment, secrets masked.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use super::{Config, TABLE, Variable};
 use crate::logging::one_line;
@@ -32,6 +32,7 @@ impl Config {
     }
 
     fn setting(&self, variable: &Variable) -> Setting {
+        let path = |path: Option<&Path>| path.map(|path| path.display().to_string()).unwrap_or_default();
         let set = |given: bool| if given { "[set]" } else { "[not set]" }.to_owned();
         let value = match variable.name {
             "WEBSOCKET_HOST" => self.host.to_string(),
@@ -54,6 +55,9 @@ impl Config {
             "REDIS_URL" => set(!self.redis_urls.is_empty()),
             "REDIS_PREFIX" => self.redis_prefix.clone(),
             "REDIS_WAIT_REPLICAS" => self.redis_wait_replicas.to_string(),
+            "REDIS_TLS_CA_FILE" => path(self.redis_tls_ca_file.as_deref()),
+            "REDIS_TLS_CERT_FILE" => path(self.redis_tls_cert_file.as_deref()),
+            "REDIS_TLS_KEY_FILE" => path(self.redis_tls_key_file.as_deref()),
             "HISTORY_SIZE" => self.history.default.to_string(),
             "HISTORY_TTL" => seconds(self.history_ttl),
             "HISTORY_OVERRIDES" => self.history.overrides.to_string(),

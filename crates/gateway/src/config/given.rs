@@ -2,7 +2,9 @@
 //! Every variable is tried alone first, so that all wrong ones are known by name; the values of secrets never
 //! leave this file but inside a [`SecretString`].
 
-use std::{collections::BTreeMap, ffi::OsString, fs::File, io::Read, net::IpAddr, str::FromStr, time::Duration};
+use std::{
+    collections::BTreeMap, ffi::OsString, fs::File, io::Read, net::IpAddr, path::PathBuf, str::FromStr, time::Duration,
+};
 
 use countersign_protocol::{NodeId, OnTimeout};
 use secrecy::SecretString;
@@ -47,6 +49,9 @@ pub(super) struct Given {
     #[serde(deserialize_with = "from_text")]
     pub(super) redis_prefix: Prefix,
     pub(super) redis_wait_replicas: u32,
+    pub(super) redis_tls_ca_file: Option<PathBuf>,
+    pub(super) redis_tls_cert_file: Option<PathBuf>,
+    pub(super) redis_tls_key_file: Option<PathBuf>,
     pub(super) history_size: usize,
     #[serde(deserialize_with = "from_text")]
     pub(super) history_ttl: Seconds,
