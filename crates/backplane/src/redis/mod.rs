@@ -11,6 +11,7 @@
 //! - `slots`, `members`, `masters`: a Redis Cluster: which server has what, whom to ask, and each step to its server;
 //! - `run`: which life of which server a connection belongs to, and so a numbering;
 //! - `lanes`, `failure`, `retry`, `backoff`: commands, what their errors mean, and trying again;
+//! - `resp`, `pubsub`: a connection that is there for subscriptions, read in place;
 //! - `subscriber`, `probe`, `link`: hearing, and proving that one hears;
 //! - `messages`, `callbacks`, `record`, `tasks`, `sweep`, `heartbeats`, `receipts`, `cluster`: the traits;
 //! - `replies`: pushing decisions to reply lists;
@@ -33,10 +34,12 @@ mod members;
 mod messages;
 mod options;
 mod probe;
+mod pubsub;
 mod receipts;
 mod record;
 mod replicas;
 mod replies;
+mod resp;
 mod retry;
 mod run;
 mod scripts;
@@ -96,6 +99,7 @@ pub fn connect(
         // Whoever installed another provider before wants that one.
         rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
     }
+    let tls = topology.is_tls().then(|| options.tls.client_config()).transpose()?;
     let unusable = |error: redis::RedisError| OptionsError {
         what: "REDIS_URL",
         expected: "an address that can be connected to".to_owned(),
@@ -120,6 +124,7 @@ pub fn connect(
     let inbox = RedisInbox::new(keys.clone(), options.node.clone(), Arc::clone(&lanes), waiting);
     let own = keys.channel(&Channel::Node(options.node.clone()));
     let subscriber = Subscriber {
+        tls,
         topology,
         keys: keys.clone(),
         node: options.node.clone(),

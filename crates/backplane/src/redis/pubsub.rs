@@ -5,7 +5,7 @@
 use std::{fmt, io, sync::Arc, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
-use redis::{ConnectionAddr, ConnectionInfo};
+use redis::{ConnectionAddr, ConnectionInfo, ErrorKind, RedisError};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf},
     net::{TcpStream, UnixStream},
@@ -32,6 +32,21 @@ pub(super) struct Brought {
     pub(super) confirmed: usize,
     /// A command was refused, in the server's words.
     pub(super) refused: Option<String>,
+}
+
+/// In the library's words, which all other connections use.
+impl From<PubSubError> for RedisError {
+    fn from(error: PubSubError) -> Self {
+        match error {
+            PubSubError::Io(error) => error.into(),
+            PubSubError::Garbled(garbled) => (ErrorKind::Parse, "Redis is not understood", garbled.to_string()).into(),
+            PubSubError::Refused(why) => {
+                let reply = redis::parse_redis_value(format!("-{why}\r\n").as_bytes());
+                let refused = reply.and_then(|value| value.extract_error().map(drop));
+                refused.err().unwrap_or_else(|| (ErrorKind::Client, "a command was refused", why).into())
+            }
+        }
+    }
 }
 
 /// Why there is no connection any more.
@@ -165,7 +180,11 @@ impl PubSub {
         Ok(replies)
     }
 
-    fn command<'a>(&mut self, verb: &str, arguments: impl IntoIterator<Item = &'a str, IntoIter: ExactSizeIterator>) {
+    fn command<'a>(
+        &mut self,
+        verb: &'a str,
+        arguments: impl IntoIterator<Item = &'a str, IntoIter: ExactSizeIterator>,
+    ) {
         let arguments = arguments.into_iter();
         let out = &mut self.output;
         out.extend_from_slice(format!("*{}\r\n", arguments.len() + 1).as_bytes());
@@ -242,7 +261,7 @@ mod tests {
         let (mut connection, mut redis) = pair();
         connection.subscribe(["cs:a", "cs:b"].into_iter());
         assert!(connection.next().now_or_never().is_none());
-        let mut said = vec![0; 41];
+        let mut said = vec![0; 39];
         redis.read_exact(&mut said).await.unwrap();
         assert_eq!(String::from_utf8_lossy(&said), "*3\r\n$9\r\nSUBSCRIBE\r\n$4\r\ncs:a\r\n$4\r\ncs:b\r\n");
         redis.write_all(b"*3\r\n$9\r\nsubscribe\r\n$4\r\ncs:a\r\n:1\r\n").await.unwrap();

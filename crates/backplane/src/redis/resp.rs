@@ -133,8 +133,8 @@ mod tests {
 
     #[test]
     fn everything_that_a_subscriber_hears_is_understood() {
-        let all =
-            ["Other", "Subscribed", "cs:a {\"n\":\r\n1}", "Unsubscribed", "Other", "NOPERM no", "Other"].map(str::to_owned);
+        let all = ["Other", "Subscribed", "cs:a {\"n\":\r\n1}", "Unsubscribed", "Other", "NOPERM no", "Other"]
+            .map(str::to_owned);
         assert_eq!(heard(SAID), (all.to_vec(), SAID.len()));
     }
 
@@ -151,8 +151,16 @@ mod tests {
     #[test]
     fn what_redis_does_not_say_is_refused() {
         for said in [
-            "hello\r\n", "*9\r\n", "*-1\r\n", "*x\r\n", "*3\r\n:1\r\n", "$3\r\nabcde", "$99999999999\r\n", "$600000000\r\n",
-            "+a\rb", "*3\r\n$8\r\npmessage\r\n$1\r\na\r\n",
+            "hello\r\n",
+            "*9\r\n",
+            "*-1\r\n",
+            "*x\r\n",
+            "*3\r\n:1\r\n",
+            "$3\r\nabcde",
+            "$99999999999\r\n",
+            "$600000000\r\n",
+            "+a\rb",
+            "*3\r\n$8\r\npmessage\r\n$1\r\na\r\n",
         ] {
             assert!(parse(said.as_bytes(), 0).is_err(), "{said:?}");
         }

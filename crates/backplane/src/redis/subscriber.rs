@@ -2,25 +2,31 @@
 //! what is wanted with what is subscribed, in batches, beside reading: the reader never waits for Redis, because Redis cuts
 //! slow subscribers. The library's own reconnecting connections are not used: they lose subscriptions.
 
-use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use countersign_protocol::NodeId;
-use futures_util::{FutureExt, StreamExt};
-use redis::{
-    Msg, RedisResult,
-    aio::{PubSubSink, PubSubStream},
-};
+use redis::RedisError;
+use rustls::ClientConfig;
 use tokio::{
-    task::{unconstrained, yield_now},
-    time::{Instant, timeout},
+    task::yield_now,
+    time::{Instant, sleep_until},
 };
 
-use super::{backoff::Backoff, failure::CommandError, keys::Keys, link::LinkState, probe::Probe, topology::Topology};
+use super::{
+    backoff::Backoff,
+    failure::CommandError,
+    keys::Keys,
+    link::LinkState,
+    probe::Probe,
+    pubsub::{Brought, PubSub, PubSubError},
+    topology::Topology,
+};
 use crate::{Channel, Heard, Interest, Listener, Observation, interest::Changes, wire};
 
 /// The supervisor.
 pub(super) struct Subscriber {
+    pub(super) tls: Option<Arc<ClientConfig>>,
     pub(super) topology: Arc<Topology>,
     pub(super) keys: Keys,
     pub(super) node: NodeId,
@@ -34,15 +40,22 @@ pub(super) struct Subscriber {
 struct Session<'a> {
     owner: &'a Subscriber,
     number: u64,
-    sink: PubSubSink,
-    stream: PubSubStream,
+    connection: PubSub,
     /// The channels by their names in Redis, so that nothing is parsed for each message.
-    channels: HashMap<String, Channel>,
+    channels: HashMap<Box<[u8]>, Channel>,
     own: Channel,
+    /// What was asked for and is not confirmed yet.
+    under_way: Option<UnderWay>,
     ready: bool,
 }
 
-type Reconciled = Pin<Box<dyn Future<Output = Result<Changes, String>> + Send>>;
+/// Subscriptions that are being made and given back.
+struct UnderWay {
+    changes: Changes,
+    /// Channels that are not confirmed yet.
+    unconfirmed: usize,
+    since: Instant,
+}
 
 impl Subscriber {
     /// Listens, for ever.
@@ -54,14 +67,12 @@ impl Subscriber {
         for number in 1.. {
             let began = Instant::now();
             let noted = whereabouts.note();
-            let reason = match self.topology.subscriber().await {
+            let reason = match self.topology.subscriber(self.tls.as_ref()).await {
                 Err(error) => CommandError::from(error).to_string(),
                 Ok(connection) => {
                     self.listener.observed(Observation::SubscriberConnected);
-                    let (sink, stream) = connection.split();
-                    let channels = HashMap::new();
                     let own = own.channel().clone();
-                    let session = Session { owner: &self, number, sink, stream, channels, own, ready: false };
+                    let session = Session::new(&self, number, connection, own);
                     let reason = tokio::select! {
                         reason = session.run(&mut interrupted) => reason,
                         // There nobody publishes any more, though one may hear oneself.
@@ -87,17 +98,20 @@ impl Subscriber {
     }
 }
 
-impl Session<'_> {
+impl<'a> Session<'a> {
+    fn new(owner: &'a Subscriber, number: u64, connection: PubSub, own: Channel) -> Self {
+        Self { owner, number, connection, channels: HashMap::new(), own, under_way: None, ready: false }
+    }
+
     /// Reads and reconciles until the connection breaks; returns why it did.
     async fn run(mut self, interrupted: &mut bool) -> String {
         let owner = self.owner;
         let mut silent = owner.link.silent();
-        let mut under_way: Option<Reconciled> = None;
         loop {
-            if under_way.is_none() {
+            if self.under_way.is_none() {
                 let changes = owner.interest.changes(BATCH);
                 if !changes.is_empty() {
-                    under_way = Some(self.reconcile(changes));
+                    self.reconcile(changes);
                 } else if !std::mem::replace(&mut self.ready, true) {
                     owner.link.became_ready(self.number);
                     if std::mem::take(interrupted) {
@@ -105,105 +119,109 @@ impl Session<'_> {
                     }
                 }
             }
+            let late_at = self.under_way.as_ref().map(|under_way| under_way.since + RECONCILED_WITHIN);
             tokio::select! {
-                message = self.stream.next() => match message {
-                    Some(first) => if self.hear(first).await { return CLOSED.to_owned() },
-                    None => return CLOSED.to_owned(),
+                brought = self.connection.next() => match brought {
+                    Ok(brought) => if let Err(reason) = self.take(brought).await { return reason },
+                    Err(error) => return told(error),
                 },
                 // Interest is asked again when this is done; until then it may change as it likes.
-                () = owner.interest.changed(), if under_way.is_none() => {}
-                done = async { match &mut under_way { Some(work) => work.await, None => std::future::pending().await } } => {
-                    under_way = None;
-                    match done {
-                        Ok(changes) => self.reconciled(&changes),
-                        Err(reason) => return reason,
-                    }
-                }
+                () = owner.interest.changed(), if late_at.is_none() => {}
                 () = async { silent.wait_for(|session| *session == self.number).await.ok(); } => {
                     return "a probe was not heard".to_owned();
                 }
+                () = at(late_at) => return format!("subscriptions were not confirmed within {RECONCILED_WITHIN:?}"),
             }
         }
     }
 
-    fn reconcile(&mut self, changes: Changes) -> Reconciled {
-        let names = |channels: &[Channel]| channels.iter().map(|channel| self.owner.keys.channel(channel)).collect();
-        let subscribe: Vec<String> = names(&changes.subscribe);
-        let unsubscribe: Vec<String> = names(&changes.unsubscribe);
+    /// Asks for what is wanted and gives back what is not, in one go.
+    fn reconcile(&mut self, changes: Changes) {
+        let names = |channels: &[Channel]| -> Vec<String> {
+            channels.iter().map(|channel| self.owner.keys.channel(channel)).collect()
+        };
+        let (subscribe, unsubscribe) = (names(&changes.subscribe), names(&changes.unsubscribe));
+        if !subscribe.is_empty() {
+            self.connection.subscribe(subscribe.iter().map(String::as_str));
+        }
+        if !unsubscribe.is_empty() {
+            self.connection.unsubscribe(unsubscribe.iter().map(String::as_str));
+        }
+        let unconfirmed = subscribe.len() + unsubscribe.len();
         // Messages may come before the confirmation is read.
-        self.channels.extend(subscribe.iter().cloned().zip(changes.subscribe.iter().cloned()));
-        let mut sink = self.sink.clone();
-        Box::pin(async move {
-            let work = async {
-                if !subscribe.is_empty() {
-                    sink.subscribe(&subscribe).await?;
-                }
-                if !unsubscribe.is_empty() {
-                    sink.unsubscribe(&unsubscribe).await?;
-                }
-                RedisResult::Ok(())
-            };
-            match timeout(RECONCILED_WITHIN, work).await {
-                Ok(Ok(())) => Ok(changes),
-                Ok(Err(error)) => Err(CommandError::from(error).to_string()),
-                Err(_) => Err(format!("subscriptions were not confirmed within {RECONCILED_WITHIN:?}")),
-            }
-        })
+        let names = subscribe.into_iter().map(|name| name.into_bytes().into_boxed_slice());
+        self.channels.extend(names.zip(changes.subscribe.iter().cloned()));
+        self.under_way = Some(UnderWay { changes, unconfirmed, since: Instant::now() });
     }
 
     fn reconciled(&mut self, changes: &Changes) {
         for channel in &changes.unsubscribe {
-            self.channels.remove(&self.owner.keys.channel(channel));
+            self.channels.remove(self.owner.keys.channel(channel).as_bytes());
         }
         self.owner.interest.subscribed(&changes.subscribe);
         self.owner.interest.unsubscribed(&changes.unsubscribe);
     }
 
-    /// Hands over everything that has come by now. Whether the connection is at its end.
-    async fn hear(&mut self, first: Msg) -> bool {
-        let mut batch = Vec::new();
-        let mut next = Some(first);
-        let mut taken = 0;
-        let mut closed = false;
-        while let Some(message) = next.take() {
-            self.take(&message, &mut batch);
-            taken += 1;
-            if taken < BATCH {
-                // Unconstrained: what is there is taken; the turn is given back below, once a batch.
-                match unconstrained(self.stream.next()).now_or_never() {
-                    Some(Some(message)) => next = Some(message),
-                    Some(None) => closed = true,
-                    None => {}
-                }
-            }
+    /// Hands over everything that one read brought.
+    ///
+    /// # Errors
+    /// Why the connection is of no use any more.
+    async fn take(&mut self, brought: Brought) -> Result<(), String> {
+        let Brought { messages, confirmed, refused } = brought;
+        if let Some(why) = refused {
+            return Err(told(PubSubError::Refused(why)));
         }
+        let many = messages.len() >= MANY;
+        let batch: Vec<Heard> =
+            messages.into_iter().filter_map(|(channel, payload)| self.heard(&channel, payload)).collect();
         if !batch.is_empty() {
             self.owner.listener.heard(batch).await;
         }
-        if taken == BATCH {
+        if let Some(under_way) = &mut self.under_way {
+            under_way.unconfirmed = under_way.unconfirmed.saturating_sub(confirmed);
+        }
+        if let Some(under_way) = self.under_way.take_if(|under_way| under_way.unconfirmed == 0) {
+            self.reconciled(&under_way.changes);
+        }
+        if many {
+            // There may be no end of messages; other work gets its turn.
             yield_now().await;
         }
-        closed
+        Ok(())
     }
 
-    fn take(&self, message: &Msg, batch: &mut Vec<Heard>) {
+    fn heard(&self, channel: &[u8], payload: Bytes) -> Option<Heard> {
         // What is not in the map was unsubscribed a moment ago.
-        let Some(channel) = self.channels.get(message.get_channel_name()) else { return };
-        let payload = message.get_payload_bytes();
-        if *channel == self.own && self.owner.probe.hears(payload) {
+        let channel = self.channels.get(channel)?;
+        if *channel == self.own && self.owner.probe.hears(&payload) {
             self.owner.link.heard(self.number);
-            return;
+            return None;
         }
-        match wire::decode(Bytes::copy_from_slice(payload)) {
-            Ok((position, payload)) => batch.push(Heard { channel: channel.clone(), payload, position }),
-            Err(error) => self.owner.listener.refused(channel, &error),
+        match wire::decode(payload) {
+            Ok((position, payload)) => Some(Heard { channel: channel.clone(), payload, position }),
+            Err(error) => {
+                self.owner.listener.refused(channel, &error);
+                None
+            }
         }
     }
 }
 
-const CLOSED: &str = "Redis closed the subscriber's connection";
-/// Channels of one SUBSCRIBE, and messages of one turn: the cost per channel is lowest at about a thousand.
+fn told(error: PubSubError) -> String {
+    CommandError::from(RedisError::from(error)).to_string()
+}
+
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Channels of one SUBSCRIBE: the cost per channel is lowest at about a thousand.
 const BATCH: usize = 1000;
+/// Messages of one read after which other work gets its turn.
+const MANY: usize = 32;
 /// A thousand channels take some 5 ms; after this long the connection is taken for dead.
 const RECONCILED_WITHIN: Duration = Duration::from_secs(5);
 /// A session that lasted this long was a good one: the next is made without delay.

@@ -1,9 +1,16 @@
 //! What `rediss://` trusts and shows: the public authorities, or the ones of a file; and, if the server asks for it, a certificate
 //! of one's own. The files are read once, at the start.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use redis::{Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, TlsCertificates};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
 
 use super::options::OptionsError;
 
@@ -36,6 +43,11 @@ impl TlsFiles {
         let root_cert = self.ca.as_ref().map(|ca| pem("REDIS_TLS_CA_FILE", ca, "CERTIFICATE")).transpose()?;
         Ok(Some(TlsCertificates { client_tls, root_cert }))
     }
+
+    /// Reads them, for the connections that are not the library's.
+    pub(super) fn client_config(&self) -> Result<Arc<ClientConfig>, OptionsError> {
+        config_of(self.read()?.as_ref())
+    }
 }
 
 /// How to connect, with the certificates.
@@ -57,6 +69,41 @@ pub(super) fn with(
             got: error.to_string(),
         }),
     }
+}
+
+/// The same certificates for the connection that is our own.
+fn config_of(certificates: Option<&TlsCertificates>) -> Result<Arc<ClientConfig>, OptionsError> {
+    let unusable = |what: &'static str, error: &dyn std::fmt::Display| OptionsError {
+        what,
+        expected: "PEM files of certificates and a key".to_owned(),
+        got: error.to_string(),
+    };
+    let authorities = |error: &dyn std::fmt::Display| unusable("REDIS_TLS_CA_FILE", error);
+    let mut roots = RootCertStore::empty();
+    match certificates.and_then(|certificates| certificates.root_cert.as_ref()) {
+        Some(pem) => {
+            for certificate in CertificateDer::pem_slice_iter(pem) {
+                let certificate = certificate.map_err(|error| authorities(&error))?;
+                roots.add(certificate).map_err(|error| authorities(&error))?;
+            }
+        }
+        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| authorities(&error))?
+        .with_root_certificates(roots);
+    let own = |error: &dyn std::fmt::Display| unusable("REDIS_TLS_CERT_FILE", error);
+    let config = match certificates.and_then(|certificates| certificates.client_tls.as_ref()) {
+        Some(ClientTlsConfig { client_cert, client_key }) => {
+            let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(client_cert).collect();
+            let key = PrivateKeyDer::from_pem_slice(client_key).map_err(|error| own(&error))?;
+            builder.with_client_auth_cert(chain.map_err(|error| own(&error))?, key).map_err(|error| own(&error))?
+        }
+        None => builder.with_no_client_auth(),
+    };
+    Ok(Arc::new(config))
 }
 
 fn pem(what: &'static str, path: &Path, label: &str) -> Result<Vec<u8>, OptionsError> {

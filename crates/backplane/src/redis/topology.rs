@@ -5,14 +5,15 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use deadpool_redis::{Manager, Pool, PoolError, Runtime};
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisResult,
-    aio::{MultiplexedConnection, PubSub},
+    AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, ErrorKind, RedisResult, aio::MultiplexedConnection,
 };
-use tokio::{sync::watch, time::timeout};
+use rustls::ClientConfig;
+use tokio::sync::watch;
 
 use super::{
     members::Members,
     options::place,
+    pubsub::PubSub,
     sentinel::{Master, Sentinels},
     slots::{Address, slot_of},
 };
@@ -69,7 +70,8 @@ impl Topology {
     }
 
     /// A new connection for subscriptions.
-    pub(super) async fn subscriber(&self) -> RedisResult<PubSub> {
+    pub(super) async fn subscriber(&self, tls: Option<&Arc<ClientConfig>>) -> RedisResult<PubSub> {
+        let subscriber_at = async |info: &ConnectionInfo| Ok(PubSub::connect(info, tls, CONNECT_WITHIN).await?);
         match self {
             Self::Single(info) => subscriber_at(info).await,
             Self::Sentinel(sentinels) => subscriber_at(&sentinels.info()?).await,
@@ -207,11 +209,6 @@ pub(super) fn at(pattern: &ConnectionInfo, address: &Address) -> ConnectionInfo 
         _ => ConnectionAddr::Tcp(host, port),
     };
     pattern.clone().set_addr(addr)
-}
-
-async fn subscriber_at(info: &ConnectionInfo) -> RedisResult<PubSub> {
-    let connect = async { Client::open(info.clone())?.get_async_pubsub().await };
-    timeout(CONNECT_WITHIN, connect).await.unwrap_or_else(|_| Err(no_answer()))
 }
 
 fn pool(info: &ConnectionInfo, answer_within: Duration) -> RedisResult<Pool> {
