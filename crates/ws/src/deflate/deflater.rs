@@ -42,11 +42,14 @@ impl Deflater {
             self.deflated = Vec::new();
         }
         self.deflated.clear();
-        // A byte to spare, for a full buffer does not tell whether it was enough.
-        self.deflated.reserve(longest + FLUSHED.len() + 1);
-        compress.compress_vec(message, &mut self.deflated, FlushCompress::Sync).ok()?;
+        // Room for the worst: nine bits a byte, and the flush. It is not cut short at `longest`, because a compressor that
+        // still holds output cannot be used again (zlib-rs 0.6: `reset` does not rewind what did not fit, and it panics
+        // when no room is left).
+        self.deflated.reserve(message.len() + message.len() / 8 + 64);
+        let done = compress.compress_vec(message, &mut self.deflated, FlushCompress::Sync).is_ok();
         let whole = u64::try_from(message.len()) == Ok(compress.total_in());
-        if !whole || self.deflated.len() == self.deflated.capacity() {
+        if !done || !whole || self.deflated.len() == self.deflated.capacity() {
+            *slot = None;
             return None;
         }
         self.deflated.strip_suffix(FLUSHED).filter(|deflated| deflated.len() <= longest).map(Bytes::copy_from_slice)
