@@ -256,7 +256,7 @@ impl Decoder {
         let most = if message.compressed { most.saturating_add(most / 8 + 64) } else { most };
         let room = most.saturating_sub(self.assembly.len());
         if usize::try_from(header.length).map_or(true, |length| length > room) {
-            return Err(Violation::TooLong(u32::try_from(self.limits.message_bytes()).unwrap_or(u32::MAX)));
+            return Err(Violation::too_long(self.limits.message_bytes()));
         }
         self.message = Some(message);
         Ok(())
@@ -296,7 +296,7 @@ impl Decoder {
                 return lend(opcode, piece).map(|event| Some(Whole::Read(event)));
             }
         }
-        self.keep(piece, if last { rest } else { 0 }, message)?;
+        self.keep(piece, last.then_some(rest), message)?;
         if !whole {
             return Ok(None);
         }
@@ -338,10 +338,12 @@ impl Decoder {
         self.assembly.get(self.assembly.len() - usize::from(self.tail)..).unwrap_or_default()
     }
 
-    /// Appends to the message that is not whole yet; `rest` is how much more is known to come, if that is known.
-    fn keep(&mut self, piece: &[u8], rest: u64, message: Message) -> Result<(), Violation> {
+    /// Appends to the message that is not whole yet; `rest` is how much more is to come, if that is known.
+    fn keep(&mut self, piece: &[u8], rest: Option<u64>, message: Message) -> Result<(), Violation> {
         let held = self.assembly.len();
-        if rest > 0 && self.assembly.capacity() - held < piece.len() {
+        if let Some(rest) = rest
+            && self.assembly.capacity() - held < piece.len()
+        {
             // The end is in sight: no further than it, and never more than what has come once more.
             let ahead = usize::try_from(rest).unwrap_or(usize::MAX).min(held + piece.len());
             self.assembly.reserve_exact(piece.len() + ahead);

@@ -61,6 +61,11 @@ pub enum Violation {
 }
 
 impl Violation {
+    /// Longer than so many bytes.
+    pub(crate) fn too_long(limit: usize) -> Self {
+        Self::TooLong(u32::try_from(limit).unwrap_or(u32::MAX))
+    }
+
     /// RFC 6455 §7.4.1.
     pub fn close_code(self) -> u16 {
         match self {

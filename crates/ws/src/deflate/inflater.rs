@@ -61,7 +61,7 @@ impl Inflater {
             let used = self.inflate.total_in() - read;
             *input = usize::try_from(used).ok().and_then(|used| input.get(used..)).unwrap_or_default();
             if self.inflated.len() > longest {
-                return Err(Violation::TooLong(u32::try_from(longest).unwrap_or(u32::MAX)));
+                return Err(Violation::too_long(longest));
             }
             if status == Status::StreamEnd {
                 return Ok(true);
