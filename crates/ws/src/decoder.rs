@@ -382,9 +382,13 @@ impl Decoder {
             Mode::Open if violation != Violation::HugeLength => Mode::Closing,
             _ => Mode::Lost,
         };
-        while !input.is_empty() {
+        // At least once: the head that was refused may itself be a whole close frame.
+        loop {
             if self.advance(input, compression).is_err() && self.mode != Mode::Closed {
                 self.mode = Mode::Lost;
+            }
+            if input.is_empty() {
+                break;
             }
         }
         self.lent = Lent::Nothing;

@@ -211,6 +211,18 @@ fn nothing_is_heard_once_it_is_unknown_where_frames_begin() {
 }
 
 #[test]
+fn a_close_frame_whose_head_is_wrong_still_says_that_the_peer_closes() {
+    for first in [vec![0xf8, 0x80, 0, 0, 0, 0], vec![0x78, 0x00]] {
+        for piece in [1, 6] {
+            let mut decoder = decoder(Role::Server);
+            let heard = feed_in_pieces(&mut decoder, &first, piece);
+            assert_eq!(heard.first(), Some(&Heard::Violation(Violation::ReservedBit)));
+            assert!(decoder.heard_close(), "{first:x?} in pieces of {piece}");
+        }
+    }
+}
+
+#[test]
 fn a_close_frame_that_is_too_long_still_says_that_the_peer_closes() {
     for first in [vec![], whole(Opcode::Continuation, b"")] {
         let stream = [first, whole(Opcode::Close, &[0; 300]), whole(Opcode::Text, b"x")].concat();

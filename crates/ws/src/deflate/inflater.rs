@@ -96,3 +96,24 @@ impl fmt::Debug for Inflater {
         f.debug_struct("Inflater").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::deflate::Deflater;
+
+    #[test]
+    fn no_memory_is_taken_for_what_passes_the_limit() {
+        let bomb = Deflater::new(9).compress(&vec![b' '; 5_000_000], 15).unwrap();
+        for longest in [100, 10_000, 200_000] {
+            let mut inflater = Inflater::new();
+            assert!(inflater.inflate(&bomb, longest).is_err());
+            assert!(inflater.inflated.capacity() <= longest + 1, "{} for {longest}", inflater.inflated.capacity());
+        }
+        // What a long message took is given back at the next.
+        let mut inflater = Inflater::new();
+        assert!(inflater.inflate(&bomb, 5_000_000).is_ok());
+        assert!(inflater.inflate(&[0], 5_000_000).is_ok());
+        assert!(inflater.inflated.capacity() <= KEPT);
+    }
+}

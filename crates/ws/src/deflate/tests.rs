@@ -85,26 +85,128 @@ fn what_is_deflated_is_read_back_at_every_length_and_window() {
 
 #[test]
 fn a_message_refers_no_further_back_than_its_window() {
-    use flate2::{Decompress, FlushDecompress};
-    let mut deflater = Deflater::new(6);
-    for bits in 9..=15u8 {
-        // Random letters, twice: the copy can be found only by who looks back far enough.
-        for length in [1 << bits, 4 << bits] {
-            let half: Vec<u8> = json(1 << 20).into_iter().rev().take(length / 2).collect();
-            let message = half.repeat(2);
-            let deflated = deflater.compress(&message, bits).unwrap();
-            // A peer with a window of exactly this size, which it fills in small steps.
-            let mut peer = Decompress::new_with_window_bits(false, bits);
-            let (mut inflated, mut input) = (Vec::new(), [&deflated[..], &[0, 0, 0xff, 0xff]].concat());
-            while inflated.len() < message.len() {
-                let mut step = Vec::with_capacity(100);
-                let before = peer.total_in();
-                peer.decompress_vec(&input, &mut step, FlushDecompress::Sync).unwrap();
-                input.drain(..usize::try_from(peer.total_in() - before).unwrap());
-                assert!(!step.is_empty());
-                inflated.extend(step);
+    for level in [1, 6] {
+        let mut deflater = Deflater::new(level);
+        for bits in 9..=15 {
+            let window = 1 << bits;
+            // The same twice: the copy can be found only by who looks back far enough.
+            for length in [window, window * 4] {
+                let message: Vec<u8> = json(1 << 20).into_iter().rev().take(length / 2).collect::<Vec<_>>().repeat(2);
+                let deflated = deflater.compress(&message, bits).unwrap();
+                let farthest = farthest(&deflated);
+                assert!(farthest > 0 && farthest <= window, "{farthest} back, {length} bytes, {bits} bits");
             }
-            assert!(inflated == message, "{bits} bits, {length} bytes");
+        }
+        // It can be told: the widest window does look further back.
+        let message: Vec<u8> = json(1 << 20).into_iter().rev().take(4096).collect::<Vec<_>>().repeat(2);
+        assert!(farthest(&deflater.compress(&message, 15).unwrap()) > 1 << 9);
+    }
+}
+
+/// How far back DEFLATE (RFC 1951) refers at most: read bit by bit, slowly, and with no library.
+fn farthest(deflated: &[u8]) -> usize {
+    let end = [deflated, &[0, 0, 0xff, 0xff]].concat();
+    let mut bits = BitReader { bytes: &end, at: 0 };
+    let mut farthest = 0;
+    while bits.at + 3 < end.len() * 8 {
+        let last = bits.take(1);
+        match bits.take(2) {
+            0 => {
+                bits.at = bits.at.next_multiple_of(8);
+                let length = bits.take(16);
+                bits.take(16);
+                bits.at += length * 8;
+            }
+            kind => {
+                let (literals, distances) = if kind == 1 { fixed() } else { dynamic(&mut bits) };
+                farthest = farthest.max(block(&mut bits, &literals, &distances));
+            }
+        }
+        assert_eq!(last, 0, "no block of ours is the last");
+    }
+    farthest
+}
+
+struct BitReader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl BitReader<'_> {
+    fn take(&mut self, count: usize) -> usize {
+        (0..count).fold(0, |value, bit| {
+            let next = usize::from(self.bytes[self.at / 8] >> (self.at % 8) & 1);
+            self.at += 1;
+            value | next << bit
+        })
+    }
+
+    fn symbol(&mut self, codes: &Codes) -> usize {
+        let (mut code, mut length) = (0, 0);
+        loop {
+            code = code << 1 | self.take(1);
+            length += 1;
+            if let Some(symbol) = codes.get(&(length, code)) {
+                return *symbol;
+            }
+        }
+    }
+}
+
+/// Symbols by length and code.
+type Codes = std::collections::HashMap<(usize, usize), usize>;
+
+fn codes(lengths: &[usize]) -> Codes {
+    let (mut codes, mut code) = (Codes::new(), 0);
+    for length in 1..=15 {
+        for symbol in (0..lengths.len()).filter(|symbol| lengths[*symbol] == length) {
+            codes.insert((length, code), symbol);
+            code += 1;
+        }
+        code <<= 1;
+    }
+    codes
+}
+
+fn fixed() -> (Codes, Codes) {
+    let literals = [[8; 144].as_slice(), &[9; 112], &[7; 24], &[8; 8]].concat();
+    (codes(&literals), codes(&[5; 30]))
+}
+
+fn dynamic(bits: &mut BitReader<'_>) -> (Codes, Codes) {
+    let (literals, distances, used) = (bits.take(5) + 257, bits.take(5) + 1, bits.take(4) + 4);
+    let mut lengths = [0; 19];
+    for place in &[16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15][..used] {
+        lengths[*place] = bits.take(3);
+    }
+    let code = codes(&lengths);
+    let mut lengths: Vec<usize> = Vec::new();
+    while lengths.len() < literals + distances {
+        let (length, times) = match bits.symbol(&code) {
+            16 => (*lengths.last().unwrap(), 3 + bits.take(2)),
+            17 => (0, 3 + bits.take(3)),
+            18 => (0, 11 + bits.take(7)),
+            length => (length, 1),
+        };
+        lengths.extend(std::iter::repeat_n(length, times));
+    }
+    (codes(&lengths[..literals]), codes(&lengths[literals..]))
+}
+
+/// The farthest reference of a block.
+fn block(bits: &mut BitReader<'_>, literals: &Codes, distances: &Codes) -> usize {
+    let mut farthest = 0;
+    loop {
+        match bits.symbol(literals) {
+            0..=255 => {}
+            256 => return farthest,
+            length => {
+                bits.take(if length == 285 { 0 } else { (length - 257).saturating_sub(4) / 4 });
+                let symbol = bits.symbol(distances);
+                let extra = (symbol / 2).saturating_sub(1);
+                let base = if symbol < 2 { symbol } else { (2 + symbol % 2) << extra };
+                farthest = farthest.max(base + bits.take(extra) + 1);
+            }
         }
     }
 }
