@@ -1,4 +1,4 @@
-//! Sends every message back: `cargo run -p countersign-ws --example echo -- 127.0.0.1:9001`. One thread a connection and
+//! Sends every message back: `cargo run -p countersign-ws --example codec-echo -- 127.0.0.1:9001`. One thread a connection and
 //! no runtime, to show the codec alone, and to hold it against the Autobahn|Testsuite (`tests/autobahn/run`).
 
 use std::{
