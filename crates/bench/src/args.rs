@@ -4,19 +4,19 @@
 use std::{ops::Range, time::Duration};
 
 use anyhow::{Context, Result};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     callbacks::Callbacks,
-    clock::nanos,
-    door::{Door, Http, Redis},
+    compare::Compare,
+    crowd::Endpoint,
+    dialect::Dialect,
+    doors::{Door, Http, Posting, Redis, Wire},
     fanout::Fanout,
     idle::Idle,
-    local::Local,
+    machine::{clock::nanos, local::Local, observer::Observer, process::Processes},
     pace::Pace,
     pingpong::PingPong,
-    process::Processes,
-    socket::Endpoint,
     user::User,
 };
 
@@ -51,6 +51,8 @@ pub(crate) enum Command {
     Callbacks(On<Callbacks>),
     /// Start a redis-server and a gateway on free ports, measure them, end them.
     Local(Local),
+    /// The gateway and its peers side by side: ratios, goals, tables and plots.
+    Compare(Compare),
 }
 
 /// A run against a server.
@@ -71,9 +73,15 @@ pub(crate) struct Server {
     /// Where producers call; given several times, calls take turns.
     #[arg(long, default_value = "http://127.0.0.1:8765")]
     pub(crate) http: Vec<String>,
-    /// Publish with bare PUBLISH to this Redis instead of over HTTP; also where commands are counted.
+    /// The server's Redis: where to publish, and where commands are counted.
     #[arg(long)]
     pub(crate) redis: Option<String>,
+    /// How messages are published; by default with PUBLISH when there is a --redis, else over HTTP.
+    #[arg(long, value_enum)]
+    pub(crate) door: Option<DoorKind>,
+    /// What the server speaks inside its frames.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) dialect: Dialect,
     /// The gateway's REDIS_PREFIX.
     #[arg(long, default_value = "cs")]
     pub(crate) redis_prefix: String,
@@ -83,6 +91,24 @@ pub(crate) struct Server {
     /// Process of the server, to read its CPU time and memory; may be given several times.
     #[arg(long = "pid")]
     pub(crate) pids: Vec<u32>,
+    /// Other processes of the run, such as Redis: their work is no disturbance.
+    #[arg(long = "beside-pid")]
+    pub(crate) beside: Vec<u32>,
+}
+
+/// How messages are published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DoorKind {
+    /// Bare PUBLISH to the gateway's channels.
+    Publish,
+    /// XADD to the gateway's inbox.
+    Inbox,
+    /// The gateway's HTTP calls.
+    Http,
+    /// PUBLISH as Socket.IO's Redis adapter listens to it.
+    SocketIo,
+    /// nchan's publisher location.
+    Nchan,
 }
 
 /// How many, how long.
@@ -91,6 +117,9 @@ pub(crate) struct Crowd {
     /// Connections, each of a user of its own.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) connections: u64,
+    /// Threads that read them.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=64))]
+    pub(crate) threads: u64,
     /// How long to measure.
     #[arg(long, default_value_t = 10.0, value_parser = positive)]
     pub(crate) seconds: f64,
@@ -112,7 +141,7 @@ pub(crate) struct Flow {
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) window: Option<u64>,
     /// Bytes of a message as the producer sends it.
-    #[arg(long, default_value_t = 150)]
+    #[arg(long, default_value_t = 166)]
     pub(crate) payload: usize,
 }
 
@@ -129,15 +158,31 @@ impl Server {
     }
 
     pub(crate) fn door(&self) -> Result<Door> {
-        if let Some(url) = &self.redis {
-            return Ok(Door::Redis(Redis::open(url, &self.redis_prefix)?));
+        let default = if self.redis.is_some() { DoorKind::Publish } else { DoorKind::Http };
+        let redis = |wire| {
+            let url = self.redis.as_ref().context("this door needs a --redis")?;
+            Ok(Door::Redis(Redis::open(url, &self.redis_prefix, wire)?))
+        };
+        let http = |posting| {
+            let base = self.http.first().context("no --http address to publish to")?;
+            Ok(Door::Http(Box::new(Http::open(base, self.api_key.as_deref(), posting)?)))
+        };
+        match self.door.unwrap_or(default) {
+            DoorKind::Publish => redis(Wire::Publish),
+            DoorKind::Inbox => redis(Wire::Inbox),
+            DoorKind::SocketIo => redis(Wire::SocketIo),
+            DoorKind::Http => http(Posting::Gateway),
+            DoorKind::Nchan => http(Posting::Nchan),
         }
-        let base = self.http.first().context("no --http address to publish to")?;
-        Ok(Door::Http(Box::new(Http::open(base, self.api_key.as_deref())?)))
     }
 
     pub(crate) fn processes(&self) -> Processes {
         Processes::new(self.pids.clone())
+    }
+
+    /// Watches the server's processes, and what the machine does beside the run.
+    pub(crate) fn observer(&self) -> Result<Observer> {
+        Observer::new(self.processes(), Processes::new(self.beside.clone()))
     }
 }
 

@@ -9,9 +9,9 @@ use futures_util::{StreamExt, stream};
 use serde::Serialize;
 
 use crate::{
-    process::Processes,
+    account::report::{grouped, percent, round},
+    machine::process::Processes,
     progress::Progress,
-    report::{grouped, percent, round},
 };
 
 /// Longer than any measurement.
@@ -24,7 +24,7 @@ const AT_ONCE: usize = 64;
 const WATCHED: Duration = Duration::from_secs(5);
 
 /// What many open callbacks cost while nothing happens.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct Backlog {
     /// Callbacks that are open all the while.
     pub(crate) open: u64,

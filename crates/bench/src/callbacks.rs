@@ -16,15 +16,16 @@ use countersign_client::{Decision, OnTimeout, Proceeds, Producer, Status, StepRe
 use tokio::{task::LocalSet, time::sleep_until};
 
 use crate::{
+    account::{
+        meter::{Latencies, Live, Meter, latencies},
+        report::{Latency, Report, grouped, round},
+    },
     args::Server,
-    audience::{self, Audience, Listener, Seating},
     backlog::Standing,
-    clock::{Clock, nanos},
-    frames,
-    meter::{Latencies, Live, Meter, latencies},
-    observer::Observer,
+    crowd::{self, Audience, Listener, Seating, frames},
+    dialect::Dialect,
+    machine::clock::{Clock, nanos},
     progress::Progress,
-    report::{Latency, Report, grouped, round},
 };
 
 /// How long a person has: far longer than any answer takes here, so that a timeout is a fault.
@@ -59,6 +60,14 @@ struct Device;
 
 impl Listener for Device {
     type Summary = ();
+
+    fn opened(&mut self, _now: u64, _out: &mut Vec<u8>) -> bool {
+        false
+    }
+
+    fn is_ready(&self, text: &[u8]) -> bool {
+        Dialect::Countersign.is_ready(text)
+    }
 
     fn hear(&mut self, text: &[u8], _now: u64, _meter: &mut Meter, out: &mut Vec<u8>) {
         const START: &[u8] = br#"{"type":"task_step_result","callback_id":""#;
@@ -99,7 +108,7 @@ impl Desk {
 
     /// Asks one person and waits; `intended` is when it should have begun.
     async fn ask(&self, number: u64, intended: u64) -> Result<()> {
-        let user = audience::user(number % self.users);
+        let user = crowd::user(number % self.users);
         let at = usize::try_from(number)? % self.producers.len().max(1);
         let producer = self.producers.get(at).context("no --http address to ask at")?;
         let result = StepResult { message: "Go on?".into(), status: "completed".into(), ..StepResult::default() };
@@ -169,7 +178,7 @@ fn fault(user: &str, decision: &countersign_client::Result<Decision>) -> Option<
 pub(crate) fn run(server: &Server, callbacks: &Callbacks, progress: Progress) -> Result<Report> {
     let Callbacks { users, inflight, rate, seconds, open, warmup } = *callbacks;
     let clock = Clock::start();
-    let mut observer = Observer::new(server.processes())?;
+    let mut observer = server.observer()?;
     let producers = server
         .http
         .iter()
@@ -178,8 +187,8 @@ pub(crate) fn run(server: &Server, callbacks: &Callbacks, progress: Progress) ->
             Ok(server.api_key.as_deref().map_or(producer.clone(), |key| producer.api_key(key)))
         })
         .collect::<Result<Vec<_>>>()?;
-    let seating = Seating { endpoints: server.endpoints()?, connections: users, clock };
-    let audience = Audience::open(seating, |_| Device)?;
+    let seating = Seating::new(server.endpoints()?, users, clock);
+    let audience = Audience::open(&seating, |_| Device)?;
     progress.say(format_args!("opening {users} connections"));
     let audience = audience.wait_until_ready()?;
     observer.connected()?;

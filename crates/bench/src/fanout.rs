@@ -4,10 +4,10 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::{
+    account::report::Report,
     args::{Crowd, Flow, Server},
     progress::Progress,
     publish::{Run, Spread},
-    report::Report,
 };
 
 /// 50 messages a second are PERF's first workload: at a thousand connections 50,000 deliveries a second.

@@ -5,15 +5,13 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::{
+    account::{meter::Meter, report::Report},
     args::{Crowd, Server},
-    audience::{self, Audience, Listener, Seating},
-    clock::Clock,
-    frames,
-    meter::Meter,
-    observer::Observer,
+    crowd::{Audience, Listener, Seating, frames},
+    dialect::Dialect,
+    machine::clock::Clock,
     progress::Progress,
-    publish::subscribe,
-    report::Report,
+    publish::{is_subscribed, subscribe},
 };
 
 /// Files of this process beside its connections.
@@ -28,21 +26,28 @@ pub(crate) struct Idle {
     pub(crate) topics: bool,
 }
 
-struct Sleeper(Option<String>);
+struct Sleeper {
+    dialect: Dialect,
+    topic: Option<String>,
+}
 
 impl Listener for Sleeper {
     type Summary = ();
 
-    fn opened(&mut self, _now: u64, out: &mut Vec<u8>) {
-        if let Some(topic) = &self.0 {
+    fn opened(&mut self, _now: u64, out: &mut Vec<u8>) -> bool {
+        if let Some(words) = self.dialect.greeting() {
+            frames::write(frames::TEXT, words, out);
+        }
+        if let Some(topic) = &self.topic {
             frames::write(frames::TEXT, subscribe(topic).as_bytes(), out);
         }
+        !self.dialect.announces()
     }
 
     fn is_ready(&self, text: &[u8]) -> bool {
-        match self.0 {
-            Some(_) => text.starts_with(br#"{"type":"subscription_confirmed""#),
-            None => audience::is_list(text),
+        match self.topic {
+            Some(_) => is_subscribed(text),
+            None => self.dialect.is_ready(text),
         }
     }
 
@@ -58,9 +63,11 @@ pub(crate) fn run(server: &Server, Idle { crowd, topics }: &Idle, progress: Prog
         connections + OTHER_FILES <= limit,
         "this process may open {limit} files: raise it (ulimit -n) or take fewer connections"
     );
-    let mut observer = Observer::new(server.processes())?;
-    let seating = Seating { endpoints: server.endpoints()?, connections, clock };
-    let audience = Audience::open(seating, move |index| Sleeper(topics.then(|| format!("bench:{index}"))))?;
+    let mut observer = server.observer()?;
+    let seating = Seating { threads: crowd.threads, ..Seating::new(server.endpoints()?, connections, clock) };
+    let dialect = server.dialect;
+    let topic = move |index| topics.then(|| format!("bench:{index}"));
+    let audience = Audience::open(&seating, move |index| Sleeper { dialect, topic: topic(index) })?;
     progress.say(format_args!("opening {connections} connections"));
     let audience = audience.wait_until_ready()?;
     let held = crowd.window(clock.now());

@@ -1,56 +1,49 @@
 //! Loads a realtime gateway and counts: what was lost, duplicated and reordered, how long it took, what it cost.
 //!
-//! A tour, one sentence a file:
+//! A tour, one sentence a place:
 //! - `args`: what can be said on the command line.
 //! - `fanout`, `user`, `pingpong`, `idle`, `callbacks`: one command each.
+//! - `compare`: the gateway and its peers side by side, with ratios, goals, tables and plots.
+//! - `publish`: a run of numbered messages from a producer's door to many sockets; `pace`: when to send what.
 //! - `backlog`: callbacks that stay open meanwhile.
-//! - `local`: starts Redis and gateways, runs a command against them, ends them.
-//! - `publish`: a run of numbered messages from a producer's door to many sockets.
-//! - `audience`: many connections on one thread, each with a listener.
-//! - `socket` and `frames`: a WebSocket by hand, read in place, so that the figures are the server's.
-//! - `door`: the producer's ways in: bare Redis `PUBLISH`, or HTTP.
-//! - `message`: numbered messages, written and read without parsing.
-//! - `ledger`: what one connection should have heard and what it heard.
-//! - `pace`: when to send what: open loop at a fixed rate, or closed loop.
-//! - `meter`: counts and latencies of a reader thread; `clock`: the one clock of a run.
-//! - `observer` and `process`: processor time and memory of the server's processes.
-//! - `progress` and `report`: what is said while it runs, and at the end.
+//! - `crowd`: the many connections, on few threads, as cheap as they can be.
+//! - `dialect`: what a server says inside its frames, so that peers can be measured with the same load.
+//! - `doors`: the producer's ways in: Redis or HTTP.
+//! - `account`: numbered messages, the ledger of each connection, latencies, the report.
+//! - `machine`: the clock, processes and their cost, servers that are started for a run.
+//! - `progress`: what is said while it runs.
 #![deny(unsafe_code)]
 
+mod account;
 mod args;
-mod audience;
 mod backlog;
 mod callbacks;
-mod clock;
-mod door;
+mod compare;
+mod crowd;
+mod dialect;
+mod doors;
 mod fanout;
-mod frames;
 mod idle;
-mod ledger;
-mod local;
-mod message;
-mod meter;
-mod observer;
+mod machine;
 mod pace;
 mod pingpong;
-mod process;
 mod progress;
 mod publish;
-mod report;
-mod socket;
 #[cfg(test)]
 mod tests;
 mod user;
 
-use std::{io::Write, process::ExitCode};
+use std::{fmt::Display, io::Write, process::ExitCode};
 
 use anyhow::Result;
 use clap::Parser;
+use serde::Serialize;
 
 use crate::{
+    account::report::Report,
     args::{Cli, Command},
+    machine::local,
     progress::Progress,
-    report::Report,
 };
 
 /// Exit status when something went wrong that the server should have said.
@@ -58,7 +51,7 @@ const FAULT: u8 = 3;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    match run(&cli).and_then(|report| show(&report, cli.json)) {
+    match run(&cli) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("bench: {error:#}");
@@ -67,27 +60,32 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli) -> Result<Report> {
+fn run(cli: &Cli) -> Result<ExitCode> {
     let progress = Progress::new(cli.quiet);
+    let tell = |report: Report| show(&report, report.fault(), cli.json);
     match &cli.command {
-        Command::Fanout(on) => fanout::run(&on.server, &on.run, progress),
-        Command::User(on) => user::run(&on.server, &on.run, progress),
-        Command::Pingpong(on) => pingpong::run(&on.server, &on.run, progress),
-        Command::Idle(on) => idle::run(&on.server, &on.run, progress),
-        Command::Callbacks(on) => callbacks::run(&on.server, &on.run, progress),
-        Command::Local(local) => local::run(local, progress),
+        Command::Fanout(on) => tell(fanout::run(&on.server, &on.run, progress)?),
+        Command::User(on) => tell(user::run(&on.server, &on.run, progress)?),
+        Command::Pingpong(on) => tell(pingpong::run(&on.server, &on.run, progress)?),
+        Command::Idle(on) => tell(idle::run(&on.server, &on.run, progress)?),
+        Command::Callbacks(on) => tell(callbacks::run(&on.server, &on.run, progress)?),
+        Command::Local(local) => tell(local::run(local, progress)?),
+        Command::Compare(compare) => {
+            let results = compare::run(compare, progress)?;
+            show(&results, results.fault(), cli.json)
+        }
     }
 }
 
-fn show(report: &Report, json: bool) -> Result<ExitCode> {
+fn show(results: &(impl Serialize + Display), fault: Option<String>, json: bool) -> Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     if json {
-        serde_json::to_writer(&mut out, report)?;
+        serde_json::to_writer(&mut out, results)?;
         writeln!(out)?;
     } else {
-        write!(out, "{report}")?;
+        write!(out, "{results}")?;
     }
-    Ok(match report.fault() {
+    Ok(match fault {
         Some(fault) => {
             eprintln!("bench: {fault}");
             ExitCode::from(FAULT)

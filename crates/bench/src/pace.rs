@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::clock::nanos;
+use crate::machine::clock::nanos;
 
 /// The most messages of one turn, so that a producer that has fallen behind still looks at the clock.
 const LARGEST_BATCH: u64 = 256;

@@ -7,14 +7,15 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::{
+    account::{
+        meter::Meter,
+        report::{Latency, Report},
+    },
     args::{Crowd, Server},
-    audience::{Audience, Listener, Seating},
-    clock::{Clock, nanos},
-    frames,
-    meter::Meter,
-    observer::Observer,
+    crowd::{Audience, Listener, Seating, frames},
+    dialect::Dialect,
+    machine::clock::{Clock, nanos},
     progress::Progress,
-    report::{Latency, Report},
 };
 
 /// Timers here have a millisecond's resolution, which is not the server's fault: a ping that goes out this late still
@@ -32,6 +33,7 @@ pub(crate) struct PingPong {
 }
 
 struct Player {
+    dialect: Dialect,
     /// Between two pings of this connection; `None`: as fast as they return.
     every: Option<u64>,
     /// When the next is due.
@@ -45,7 +47,7 @@ impl Player {
     fn ping(&mut self, intended: u64, out: &mut Vec<u8>) {
         self.on_the_way = Some(intended);
         self.sent += 1;
-        frames::write(frames::TEXT, br#"{"action":"ping"}"#, out);
+        frames::write(frames::TEXT, self.dialect.ping(), out);
     }
 
     /// The next one: at once, or when it is due. One that is overdue counts from when it was due.
@@ -65,16 +67,25 @@ impl Player {
 impl Listener for Player {
     type Summary = u64;
 
-    fn opened(&mut self, now: u64, out: &mut Vec<u8>) {
+    fn opened(&mut self, now: u64, out: &mut Vec<u8>) -> bool {
+        if let Some(words) = self.dialect.greeting() {
+            frames::write(frames::TEXT, words, out);
+        }
         self.due += now;
         self.go_on(now, out);
+        !self.dialect.announces()
+    }
+
+    fn is_ready(&self, text: &[u8]) -> bool {
+        self.dialect.is_ready(text)
     }
 
     fn hear(&mut self, text: &[u8], now: u64, meter: &mut Meter, out: &mut Vec<u8>) {
-        if text.starts_with(br#"{"type":"pong""#)
+        if self.dialect.is_pong(text)
             && let Some(intended) = self.on_the_way.take()
         {
-            meter.arrived(intended, now);
+            meter.arrived();
+            meter.took(intended, now);
             self.go_on(now, out);
         }
     }
@@ -94,13 +105,14 @@ impl Listener for Player {
 
 pub(crate) fn run(server: &Server, PingPong { crowd, rate }: &PingPong, progress: Progress) -> Result<Report> {
     let (clock, connections) = (Clock::start(), crowd.connections);
-    let mut observer = Observer::new(server.processes())?;
-    let seating = Seating { endpoints: server.endpoints()?, connections, clock };
+    let mut observer = server.observer()?;
+    let seating = Seating { threads: crowd.threads, ..Seating::new(server.endpoints()?, connections, clock) };
+    let dialect = server.dialect;
     let every = rate.map(|rate| nanos(Duration::from_secs(connections) / rate));
-    let audience = Audience::open(seating, move |index| {
+    let audience = Audience::open(&seating, move |index| {
         // The beginnings are spread over the first interval.
         let due = every.map_or(0, |every| every / connections * index);
-        Player { every, due, on_the_way: None, sent: 0 }
+        Player { dialect, every, due, on_the_way: None, sent: 0 }
     })?;
     progress.say(format_args!("opening {connections} connections"));
     let audience = audience.wait_until_ready()?;

@@ -8,9 +8,11 @@ use std::{
 };
 
 use crate::{
-    clock::Clock,
-    meter::Live,
-    report::{Latency, grouped},
+    account::{
+        meter::Live,
+        report::{Latency, grouped},
+    },
+    machine::clock::Clock,
 };
 
 /// How often to look whether it is time.

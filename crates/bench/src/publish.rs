@@ -10,25 +10,26 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 
 use crate::{
-    args::{Crowd, Flow, Server},
-    audience::{self, Audience, Listener, Seating},
-    clock::Clock,
-    door::{Door, Target},
-    frames,
-    ledger::{Ledger, Tally},
-    message::{self, Template},
-    meter::{Live, Meter},
-    observer::Observer,
+    account::{
+        ledger::{Ledger, Tally},
+        message::{self, Template},
+        meter::{Live, Meter},
+        report::{Latency, Report},
+    },
+    args::{Crowd, DoorKind, Flow, Server},
+    crowd::{Audience, Listener, Seating, frames},
+    dialect::Dialect,
+    doors::{Door, Target},
+    machine::clock::Clock,
     pace::{Pace, Turn},
     progress::Progress,
-    report::{Latency, Report},
 };
 
 /// After the last message: the rest has arrived when nothing has come for this long.
 const QUIET: Duration = Duration::from_secs(2);
 /// With a full window: what has not moved for this long will not.
 const STALLED: Duration = Duration::from_secs(1);
-/// Between connecting and measuring memory.
+/// Between connecting and measuring memory; also long enough for a server that does not say when it is ready.
 const SETTLE: Duration = Duration::from_millis(500);
 
 /// Whom a message is for.
@@ -42,13 +43,15 @@ pub(crate) enum Spread {
     EachUser,
 }
 
+/// The number of a message is its place among all that were sent, so that a connection can tell what was meant for
+/// another; its place among those of one connection is what its ledger counts.
 impl Spread {
-    /// Where message `k` goes, and its number there.
-    fn target(&self, k: u64, connections: u64) -> (Target, u64) {
+    /// Where message `number` goes.
+    fn target(&self, number: u64, connections: u64) -> Target<'_> {
         match self {
-            Self::Broadcast => (Target::Broadcast, k),
-            Self::Topic(name) => (Target::Topic(name.clone()), k),
-            Self::EachUser => (Target::User(audience::user(k % connections)), k / connections),
+            Self::Broadcast => Target::Broadcast,
+            Self::Topic(name) => Target::Topic(name),
+            Self::EachUser => Target::User(number % connections),
         }
     }
 
@@ -64,44 +67,87 @@ impl Spread {
             _ => sent,
         }
     }
+
+    fn topic(&self) -> Option<String> {
+        if let Self::Topic(name) = self { Some(name.clone()) } else { None }
+    }
 }
 
+/// One connection in so many is asked for latencies: they are the same for its neighbours, and reading a clock and
+/// sixteen digits of each message would make the load generator dearer than the servers that it measures.
+const TIMED: u64 = 16;
+/// With so few connections, all are.
+const ALL_TIMED: u64 = 64;
+
 /// Counts numbered messages.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Counter {
     ledger: Ledger,
+    dialect: Dialect,
     topic: Option<String>,
+    is_timed: bool,
+    /// Of an [`Spread::EachUser`]: this connection's number, and how many there are.
+    turn: Option<(u64, u64)>,
+}
+
+impl Counter {
+    fn new(spread: &Spread, dialect: Dialect, connections: u64, index: u64) -> Self {
+        let is_timed = connections <= ALL_TIMED || index.is_multiple_of(TIMED);
+        let turn = (*spread == Spread::EachUser).then_some((index, connections));
+        Self { ledger: Ledger::default(), dialect, topic: spread.topic(), is_timed, turn }
+    }
 }
 
 impl Listener for Counter {
     /// The account, and whether the server closed the connection.
     type Summary = (Ledger, bool);
 
-    fn opened(&mut self, _now: u64, out: &mut Vec<u8>) {
+    fn opened(&mut self, _now: u64, out: &mut Vec<u8>) -> bool {
+        if let Some(words) = self.dialect.greeting() {
+            frames::write(frames::TEXT, words, out);
+        }
         if let Some(topic) = &self.topic {
             frames::write(frames::TEXT, subscribe(topic).as_bytes(), out);
         }
+        !self.dialect.announces()
     }
 
     fn is_ready(&self, text: &[u8]) -> bool {
         match self.topic {
-            Some(_) => text.starts_with(br#"{"type":"subscription_confirmed""#),
-            None => audience::is_list(text),
+            Some(_) => is_subscribed(text),
+            None => self.dialect.is_ready(text),
         }
     }
 
     fn hear(&mut self, text: &[u8], now: u64, meter: &mut Meter, _out: &mut Vec<u8>) {
-        if let Some((number, intended)) = message::read(text) {
-            self.ledger.heard(number);
-            meter.arrived(intended, now);
-        } else if text.starts_with(br#"{"type":"gap""#) {
-            self.ledger.gap();
+        let message = self.dialect.message(text);
+        let Some(number) = message::number(message) else {
+            if text.starts_with(br#"{"type":"gap""#) {
+                self.ledger.gap();
+            }
+            return;
+        };
+        match self.turn {
+            None => self.ledger.heard(number),
+            Some((index, connections)) if number % connections == index => self.ledger.heard(number / connections),
+            Some(_) => self.ledger.misrouted(),
+        }
+        meter.arrived();
+        if self.is_timed
+            && let Some(intended) = message::time(message)
+        {
+            meter.took(intended, now);
         }
     }
 
     fn summary(self, closed: bool) -> Self::Summary {
         (self.ledger, closed)
     }
+}
+
+/// The gateway's answer to [`subscribe`].
+pub(crate) fn is_subscribed(text: &[u8]) -> bool {
+    text.starts_with(br#"{"type":"subscription_confirmed""#)
 }
 
 /// The action that subscribes to a topic.
@@ -132,7 +178,6 @@ impl Producer {
     fn run(mut self) -> Result<Produced> {
         let copies = self.spread.copies(self.connections);
         let (mut sent, mut written_off, mut moved) = (0u64, 0u64, (0u64, Instant::now()));
-        let mut batch = Vec::new();
         loop {
             let now = self.clock.now();
             if now >= self.end {
@@ -151,13 +196,12 @@ impl Producer {
             match self.pace.turn(now - self.begin, sent, on_the_way.div_ceil(copies)) {
                 Turn::Sleep(pause) => thread::sleep(pause.min(Duration::from_nanos(self.end - now))),
                 Turn::Send(count) => {
-                    batch.clear();
-                    for k in sent..sent + count {
-                        let (target, number) = self.spread.target(k, self.connections);
-                        let time = self.begin + self.pace.intended(k, now - self.begin);
-                        batch.push((target, self.template.write(number, time).to_vec()));
+                    for number in sent..sent + count {
+                        let time = self.begin + self.pace.intended(number, now - self.begin);
+                        let target = self.spread.target(number, self.connections);
+                        self.door.add(target, self.template.write(number, time)).context("publishing")?;
                     }
-                    self.door.publish(&batch).context("publishing")?;
+                    self.door.flush().context("publishing")?;
                     sent += count;
                 }
             }
@@ -181,10 +225,10 @@ impl Run<'_> {
         let Self { command, server, crowd, flow, spread, pace } = self;
         let (clock, connections) = (Clock::start(), crowd.connections);
         let door = server.door()?;
-        let mut observer = Observer::new(server.processes())?;
-        let topic = if let Spread::Topic(name) = &spread { Some(name.clone()) } else { None };
-        let seating = Seating { endpoints: server.endpoints()?, connections, clock };
-        let audience = Audience::open(seating, move |_| Counter { ledger: Ledger::default(), topic: topic.clone() })?;
+        let mut observer = server.observer()?;
+        let seating = Seating { threads: crowd.threads, ..Seating::new(server.endpoints()?, connections, clock) };
+        let (seats, dialect) = (spread.clone(), server.dialect);
+        let audience = Audience::open(&seating, move |index| Counter::new(&seats, dialect, connections, index))?;
         progress.say(format_args!("opening {connections} connections"));
         let audience = audience.wait_until_ready()?;
         thread::sleep(SETTLE);
@@ -222,7 +266,13 @@ impl Run<'_> {
 }
 
 fn words(flow: &Flow, pace: Pace, server: &Server) -> String {
-    let door = if server.redis.is_some() { "Redis PUBLISH" } else { "HTTP" };
+    let door = match server.door {
+        Some(DoorKind::Publish) => "PUBLISH",
+        Some(DoorKind::Inbox) => "the inbox",
+        Some(DoorKind::SocketIo) => "its Redis adapter",
+        None if server.redis.is_some() => "PUBLISH",
+        _ => "HTTP",
+    };
     let pace = match pace {
         Pace::Open { per_second } => format!("{per_second} messages/s"),
         Pace::Closed { window } => format!("as fast as possible, {window} messages on the way"),
@@ -249,18 +299,34 @@ fn drain(live: &Live, expected: u64) {
 mod tests {
     use super::*;
 
+    fn counter(index: u64) -> (Counter, Meter) {
+        (Counter::new(&Spread::EachUser, Dialect::Bare, 3, index), Meter::new())
+    }
+
     #[test]
     fn every_user_gets_its_own_numbers_in_order() {
         let (spread, connections, sent) = (Spread::EachUser, 3, 8);
-        let mut heard = vec![Vec::new(); 3];
-        for k in 0..sent {
-            let (target, number) = spread.target(k, connections);
-            let Target::User(id) = target else { panic!("{target:?}") };
-            heard[id.strip_prefix("bench-").unwrap().parse::<usize>().unwrap()].push(number);
+        let mut counters = [0, 1, 2].map(counter);
+        let mut template = Template::new(0);
+        for number in 0..sent {
+            let Target::User(index) = spread.target(number, connections) else { panic!("{number} is for a user") };
+            let (counter, meter) = &mut counters[usize::try_from(index).unwrap()];
+            counter.hear(template.write(number, 0), 0, meter, &mut Vec::new());
         }
-        for (index, numbers) in (0u64..).zip(&heard) {
+        for (index, (counter, meter)) in (0..).zip(counters) {
             let share = spread.share(sent, connections, index);
-            assert_eq!(*numbers, (0..share).collect::<Vec<_>>(), "connection {index}");
+            assert_eq!(counter.ledger.close(share, false), Tally { received: share, ..Tally::default() });
+            assert_eq!(meter.delivered, share, "connection {index}");
         }
+    }
+
+    #[test]
+    fn a_message_for_another_user_is_misrouted_and_not_ones_own() {
+        let (mut counter, mut meter) = counter(1);
+        let mut template = Template::new(0);
+        for number in [1, 2, 4] {
+            counter.hear(template.write(number, 0), 0, &mut meter, &mut Vec::new());
+        }
+        assert_eq!(counter.ledger.close(2, false), Tally { received: 2, misrouted: 1, ..Tally::default() });
     }
 }

@@ -19,13 +19,13 @@ use tokio_tungstenite::{
 };
 
 use crate::{
+    account::{ledger::Tally, report::Report},
     args::{Crowd, Flow, Server},
+    dialect::Dialect,
     fanout::{self, Fanout},
     idle::{self, Idle},
-    ledger::Tally,
     pingpong::{self, PingPong},
     progress::Progress,
-    report::Report,
 };
 
 /// What the gateway does with every tenth message.
@@ -59,9 +59,12 @@ impl TinyGateway {
             urls: vec![format!("ws://{}/ws", address(&sockets))],
             http: vec![format!("http://{}", address(&http))],
             redis: None,
+            door: None,
+            dialect: Dialect::Countersign,
             redis_prefix: "cs".to_owned(),
             api_key: None,
             pids: vec![std::process::id()],
+            beside: Vec::new(),
         };
         let publisher = published.clone();
         runtime.spawn(async move {
@@ -108,7 +111,7 @@ async fn producer(stream: TcpStream, published: broadcast::Sender<String>) -> Op
             if stream.read_line(&mut line).await.ok()? == 0 {
                 return None;
             }
-            if let Some(value) = line.strip_prefix("content-length: ") {
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length: ") {
                 length = value.trim().parse().ok()?;
             }
             if line == "\r\n" {
@@ -171,7 +174,7 @@ async fn client(stream: TcpStream, mut published: broadcast::Receiver<String>, f
 const CONNECTIONS: u64 = 5;
 
 fn crowd() -> Crowd {
-    Crowd { connections: CONNECTIONS, seconds: 0.4, warmup: 0.1 }
+    Crowd { connections: CONNECTIONS, threads: 2, seconds: 0.4, warmup: 0.1 }
 }
 
 fn fan_out(fault: Fault, flow: Flow) -> Report {
@@ -195,7 +198,7 @@ fn a_gateway_without_fault_is_found_without_fault() {
     assert!(latency.count > 0 && latency.p50 > 0.0 && latency.p50 <= latency.max, "{latency:?}");
     assert!(report.server.as_ref().unwrap().rss_end_mb > 1.0);
     let table = report.to_string();
-    assert!(table.contains("lost 0 (announced 0), duplicated 0, reordered 0"), "{table}");
+    assert!(table.contains("lost 0 (announced 0), duplicated 0, reordered 0, misrouted 0"), "{table}");
 }
 
 #[test]

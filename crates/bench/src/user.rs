@@ -4,10 +4,10 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::{
+    account::report::Report,
     args::{Crowd, Flow, Server},
     progress::Progress,
     publish::{Run, Spread},
-    report::Report,
 };
 
 /// PERF measures the latency of per-user messages at this rate.

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 
 /// Opcodes (RFC 6455 §5.2).
 pub(crate) const TEXT: u8 = 1;
+pub(crate) const BINARY: u8 = 2;
 pub(crate) const CLOSE: u8 = 8;
 pub(crate) const PING: u8 = 9;
 pub(crate) const PONG: u8 = 10;
@@ -79,33 +80,6 @@ pub(crate) fn close_reason(payload: &[u8]) -> (u16, String) {
     }
 }
 
-/// Joins what one read brought with what the last one left over.
-#[derive(Debug, Default)]
-pub(crate) struct Inbox {
-    rest: Vec<u8>,
-}
-
-impl Inbox {
-    /// Hands every complete frame to `hear` and keeps the beginning of the next.
-    pub(crate) fn feed(&mut self, bytes: &[u8], mut hear: impl FnMut(Frame<'_>)) -> Result<()> {
-        let mut joined = std::mem::take(&mut self.rest);
-        let whole = if joined.is_empty() {
-            bytes
-        } else {
-            joined.extend_from_slice(bytes);
-            &joined
-        };
-        let mut left = whole;
-        while let Some((frame, end)) = read(left)? {
-            hear(frame);
-            left = left.get(end..).unwrap_or_default();
-        }
-        // An idle connection keeps no memory here, so that ten thousand of them can be counted beside the server.
-        self.rest = left.to_vec();
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,16 +95,17 @@ mod tests {
     }
 
     #[test]
-    fn frames_of_every_length_read_back_however_they_are_cut() {
-        let payloads: Vec<Vec<u8>> = [0, 1, 125, 126, 65_535, 65_536].iter().map(|&n| vec![b'x'; n]).collect();
-        let stream: Vec<u8> = payloads.iter().flat_map(|payload| server_frame(TEXT, payload)).collect();
-        for piece in [1, 7, 1000, stream.len()] {
-            let (mut inbox, mut lengths) = (Inbox::default(), Vec::new());
-            for bytes in stream.chunks(piece) {
-                inbox.feed(bytes, |frame| lengths.push(frame.payload.len())).unwrap();
+    fn frames_of_every_length_read_back_and_a_cut_one_waits_for_the_rest() {
+        for length in [0, 1, 125, 126, 65_535, 65_536] {
+            let mut stream = server_frame(TEXT, &vec![b'x'; length]);
+            let whole = stream.len();
+            stream.extend_from_slice(&[0x81, 1]);
+            let (frame, end) = read(&stream).unwrap().unwrap();
+            assert_eq!((frame.payload.len(), end), (length, whole));
+            assert_eq!(read(&stream[whole..]).unwrap(), None);
+            for cut in [0, 1, whole / 2, whole - 1] {
+                assert_eq!(read(&stream[..cut]).unwrap(), None, "{cut} of {whole} bytes");
             }
-            assert_eq!(lengths, [0, 1, 125, 126, 65_535, 65_536], "pieces of {piece}");
-            assert_eq!(inbox.rest.capacity(), 0, "nothing is kept between messages");
         }
     }
 

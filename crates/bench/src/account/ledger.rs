@@ -7,7 +7,7 @@ use std::ops::{AddAssign, Range};
 use serde::Serialize;
 
 /// The account of one connection.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Ledger {
     /// The next number in order.
     next: u64,
@@ -31,6 +31,8 @@ pub(crate) struct Tally {
     pub(crate) duplicated: u64,
     /// Arrived after a later one.
     pub(crate) reordered: u64,
+    /// Meant for another connection.
+    pub(crate) misrouted: u64,
 }
 
 impl Ledger {
@@ -50,6 +52,11 @@ impl Ledger {
             self.tally.duplicated += 1;
         }
         self.announced = false;
+    }
+
+    /// A message arrived that was meant for somebody else.
+    pub(crate) fn misrouted(&mut self) {
+        self.tally.misrouted += 1;
     }
 
     /// The server said that something was missed.
@@ -95,6 +102,7 @@ impl AddAssign for Tally {
         self.lost_announced += other.lost_announced;
         self.duplicated += other.duplicated;
         self.reordered += other.reordered;
+        self.misrouted += other.misrouted;
     }
 }
 

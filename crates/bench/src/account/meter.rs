@@ -24,10 +24,11 @@ pub(crate) fn latencies() -> Latencies {
 pub(crate) struct Meter {
     /// Messages that arrived, in all.
     pub(crate) delivered: u64,
-    /// Of those that were meant for the measured time.
+    published: u64,
+    /// Latencies of those that were meant for the measured time.
     pub(crate) measured: Latencies,
     /// Since the last look.
-    pub(crate) interval: Latencies,
+    interval: Latencies,
     window: (u64, u64),
 }
 
@@ -49,34 +50,45 @@ pub(crate) struct Live {
 
 impl Meter {
     pub(crate) fn new() -> Self {
-        Self { delivered: 0, measured: latencies(), interval: latencies(), window: (u64::MAX, u64::MAX) }
+        let window = (u64::MAX, u64::MAX);
+        Self { delivered: 0, published: 0, measured: latencies(), interval: latencies(), window }
     }
 
-    /// A message arrived at `now` that was meant to be sent at `intended`.
-    pub(crate) fn arrived(&mut self, intended: u64, now: u64) {
-        let latency = now.saturating_sub(intended);
+    /// A message arrived.
+    pub(crate) fn arrived(&mut self) {
         self.delivered += 1;
+    }
+
+    /// A message that was meant to be sent at `intended` arrived at `now`.
+    pub(crate) fn took(&mut self, intended: u64, now: u64) {
+        let latency = now.saturating_sub(intended);
         self.interval.saturating_record(latency);
         if intended >= self.window.0 && intended < self.window.1 {
             self.measured.saturating_record(latency);
         }
     }
 
-    /// Before a read is looked at.
+    /// Before reads are looked at.
     pub(crate) fn begin(&mut self, live: &Live) {
         self.window = (live.window_from.load(Relaxed), live.window_to.load(Relaxed));
     }
 
-    /// After a read was looked at.
-    pub(crate) fn publish(&self, live: &Live) {
-        // One thread writes, so nothing can be lost between load and store.
-        live.delivered.store(self.delivered, Relaxed);
+    /// After reads were looked at.
+    pub(crate) fn publish(&mut self, live: &Live) {
+        let before = std::mem::replace(&mut self.published, self.delivered);
+        live.delivered.fetch_add(self.delivered - before, Relaxed);
     }
 
     /// Once a second.
     pub(crate) fn publish_interval(&mut self, live: &Live) {
-        let interval = std::mem::replace(&mut self.interval, latencies());
-        *live.interval.lock().unwrap_or_else(PoisonError::into_inner) = Some(interval);
+        let mut shared = live.interval.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *shared {
+            None => *shared = Some(std::mem::replace(&mut self.interval, latencies())),
+            Some(others) => {
+                others.add(&self.interval).expect("all have the same bounds");
+                self.interval.reset();
+            }
+        }
     }
 }
 
@@ -113,15 +125,16 @@ mod tests {
     fn only_messages_meant_for_the_measured_time_are_measured() {
         let (live, mut meter) = (Live::new(), Meter::new());
         meter.begin(&live);
-        meter.arrived(500, 600);
+        meter.took(500, 600);
         live.measure(1_000, 2_000);
         meter.begin(&live);
         for intended in [999, 1_000, 1_999, 2_000] {
-            meter.arrived(intended, 5_000_000);
+            meter.arrived();
+            meter.took(intended, 5_000_000);
         }
         meter.publish(&live);
         meter.publish_interval(&live);
-        assert_eq!((meter.delivered, meter.measured.len(), live.delivered.load(Relaxed)), (5, 2, 5));
+        assert_eq!((meter.delivered, meter.measured.len(), live.delivered.load(Relaxed)), (4, 2, 4));
         assert_eq!(live.take_interval().map(|interval| interval.len()), Some(5));
         assert!(live.take_interval().is_none());
     }

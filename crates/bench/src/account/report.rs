@@ -4,10 +4,14 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::Serialize;
 
-use crate::{backlog::Backlog, ledger::Tally, meter::Latencies, process::Usage};
+use super::{ledger::Tally, meter::Latencies};
+use crate::{
+    backlog::Backlog,
+    machine::{others::Disturbance, process::Usage},
+};
 
 /// A finished run.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct Report {
     pub(crate) command: &'static str,
     /// What was asked for, in words.
@@ -26,6 +30,12 @@ pub(crate) struct Report {
     pub(crate) server: Option<Cost>,
     /// Of this process, of one core.
     pub(crate) bench_cpu_percent: f64,
+    /// Of the processes beside the server, which is Redis, of one core.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) beside_cpu_percent: Option<f64>,
+    /// What the machine did that has nothing to do with the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) disturbance: Option<Disturbance>,
     /// Redis commands for each callback.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) redis_commands: BTreeMap<String, f64>,
@@ -40,7 +50,7 @@ pub(crate) struct Report {
     pub(crate) wrong: BTreeMap<String, u64>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct Traffic {
     pub(crate) what: &'static str,
     /// By the producer, warm-up included.
@@ -52,7 +62,7 @@ pub(crate) struct Traffic {
     pub(crate) arrived_per_second: f64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct Latency {
     pub(crate) count: u64,
     pub(crate) p50: f64,
@@ -63,7 +73,7 @@ pub(crate) struct Latency {
 }
 
 /// What the server's processes used.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct Cost {
     /// Of one core.
     pub(crate) cpu_percent: f64,
@@ -73,6 +83,8 @@ pub(crate) struct Cost {
     pub(crate) rss_before_mb: f64,
     pub(crate) rss_connected_mb: f64,
     pub(crate) rss_end_mb: f64,
+    /// The most at any time since its start.
+    pub(crate) rss_peak_mb: f64,
     /// What the connections added, before any load.
     pub(crate) bytes_per_connection: f64,
 }
@@ -114,6 +126,7 @@ impl Cost {
             rss_before_mb: round(mb(before), 2),
             rss_connected_mb: round(mb(connected), 2),
             rss_end_mb: round(mb(end), 2),
+            rss_peak_mb: round(end.peak_bytes as f64 / MB, 2),
             bytes_per_connection: round(added as f64 / connections as f64, 0),
         }
     }
@@ -132,6 +145,8 @@ impl Report {
             latency_ms: None,
             server: None,
             bench_cpu_percent: 0.0,
+            beside_cpu_percent: None,
+            disturbance: None,
             redis_commands: BTreeMap::new(),
             backlog: None,
             ends: BTreeMap::new(),
@@ -141,14 +156,19 @@ impl Report {
 
     /// What a server must not do, whatever the load.
     pub(crate) fn fault(&self) -> Option<String> {
-        let Tally { lost, duplicated, reordered, .. } = self.tally.unwrap_or_default();
+        let Tally { lost, duplicated, reordered, misrouted, .. } = self.tally.unwrap_or_default();
         let wrong = self.wrong.values().sum();
-        let faults: Vec<_> =
-            [(lost, "lost in silence"), (duplicated, "duplicated"), (reordered, "reordered"), (wrong, "wrong")]
-                .into_iter()
-                .filter(|(count, _)| *count > 0)
-                .map(|(count, what)| format!("{count} {what}"))
-                .collect();
+        let faults: Vec<_> = [
+            (lost, "lost in silence"),
+            (duplicated, "duplicated"),
+            (reordered, "reordered"),
+            (misrouted, "misrouted"),
+            (wrong, "wrong"),
+        ]
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
         (!faults.is_empty()).then(|| faults.join(", "))
     }
 }
@@ -172,12 +192,20 @@ impl fmt::Display for Report {
             row(
                 "server RSS MB",
                 format_args!(
-                    "{:.2} before, {:.2} connected, {:.2} at the end; {:.0} bytes a connection",
-                    cost.rss_before_mb, cost.rss_connected_mb, cost.rss_end_mb, cost.bytes_per_connection
+                    "{:.2} before, {:.2} connected, {:.2} at the end, {:.2} at most; {:.0} bytes a connection",
+                    cost.rss_before_mb,
+                    cost.rss_connected_mb,
+                    cost.rss_end_mb,
+                    cost.rss_peak_mb,
+                    cost.bytes_per_connection
                 ),
             )?;
         }
-        row("bench CPU", format_args!("{:.1} % of a core", self.bench_cpu_percent))?;
+        let beside = self.beside_cpu_percent.map_or_else(String::new, |percent| format!(", Redis {percent:.1} %"));
+        row("bench CPU", format_args!("{:.1} % of a core{beside}", self.bench_cpu_percent))?;
+        if let Some(Disturbance { other_percent, steal_percent }) = &self.disturbance {
+            row("others", format_args!("{other_percent:.1} % of a core, stolen {steal_percent:.1} %"))?;
+        }
         if !self.redis_commands.is_empty() {
             let total: f64 = self.redis_commands.values().sum();
             let each: Vec<_> = self.redis_commands.iter().map(|(name, count)| format!("{name} {count:.2}")).collect();
@@ -188,11 +216,11 @@ impl fmt::Display for Report {
             let idle = idle_cpu_percent.map_or_else(String::new, |cpu| format!(", nodes idle at {cpu:.1} % of a core"));
             row("open meanwhile", format_args!("{}{bytes}{idle}", grouped(*open)))?;
         }
-        if let Some(Tally { lost, lost_announced, duplicated, reordered, .. }) = &self.tally {
+        if let Some(Tally { lost, lost_announced, duplicated, reordered, misrouted, .. }) = &self.tally {
             row(
                 "integrity",
                 format_args!(
-                    "lost {lost} (announced {lost_announced}), duplicated {duplicated}, reordered {reordered}"
+                    "lost {lost} (announced {lost_announced}), duplicated {duplicated}, reordered {reordered}, misrouted {misrouted}"
                 ),
             )?;
         }

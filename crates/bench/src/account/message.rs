@@ -34,18 +34,25 @@ impl Template {
     }
 }
 
-/// Number and time of a message; `None` when it is none of ours.
-pub(crate) fn read(message: &[u8]) -> Option<(u64, u64)> {
-    if !message.starts_with(br#"{"n":1"#) || message.get(NUMBER_AT + NUMBER_WIDTH..TIME_AT)? != br#","t":"# {
+/// The number of a message; `None` when it is none of ours. Its time is for [`time`], as not everybody asks for it.
+pub(crate) fn number(message: &[u8]) -> Option<u64> {
+    let digits = message.strip_prefix(br#"{"n":1"#)?.get(..NUMBER_WIDTH - 1)?;
+    if message.get(NUMBER_AT + NUMBER_WIDTH..TIME_AT)? != br#","t":"# {
         return None;
     }
-    let digits = |from: usize, to: usize| {
-        message.get(from..to)?.iter().try_fold(0u64, |sum, digit| match digit {
-            b'0'..=b'9' => Some(sum * 10 + u64::from(digit - b'0')),
-            _ => None,
-        })
-    };
-    Some((digits(NUMBER_AT + 1, NUMBER_AT + NUMBER_WIDTH)?, digits(TIME_AT + 1, END)?))
+    value(digits)
+}
+
+/// The time of a message, in nanoseconds.
+pub(crate) fn time(message: &[u8]) -> Option<u64> {
+    value(message.get(TIME_AT + 1..END)?)
+}
+
+fn value(digits: &[u8]) -> Option<u64> {
+    digits.iter().try_fold(0u64, |sum, digit| match digit {
+        b'0'..=b'9' => Some(sum * 10 + u64::from(digit - b'0')),
+        _ => None,
+    })
 }
 
 fn put(text: &mut [u8], at: usize, width: usize, mut value: u64) {
@@ -66,7 +73,7 @@ mod tests {
             let message = template.write(number, nanos);
             assert_eq!(message.len(), bytes.max(SHORTEST));
             assert!(serde_json::from_slice::<serde_json::Value>(message).unwrap().is_object());
-            assert_eq!(read(message), Some((number, nanos)));
+            assert_eq!((super::number(message), time(message)), (Some(number), Some(nanos)));
         }
     }
 
@@ -74,7 +81,7 @@ mod tests {
     fn other_messages_are_none_of_ours() {
         for other in [r#"{"type":"connected"}"#, r#"{"n":1}"#, "", r#"{"n":1x000000000,"t":1000000000000000,"pad":""}"#]
         {
-            assert_eq!(read(other.as_bytes()), None, "{other}");
+            assert_eq!(number(other.as_bytes()), None, "{other}");
         }
     }
 }

@@ -1,0 +1,177 @@
+//! One connection of a reader, from handshake to end. What the last read left over, the beginning of a frame, is put
+//! before the next read in the thread's one buffer, so that frames are always found whole and in place.
+
+use std::io::{ErrorKind, Read, Write};
+
+use anyhow::{Context as _, Result, bail};
+use mio::{Interest, Registry, Token, net::TcpStream};
+
+use super::{
+    Listener,
+    frames::{self, Frame},
+    handshake::{self, Endpoint},
+};
+use crate::account::meter::Meter;
+
+/// How far a connection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Standing {
+    Closed,
+    /// For its turn to be opened.
+    Waiting,
+    Opening,
+    Open,
+    Ready,
+}
+
+/// What the connections of a thread share.
+pub(super) struct Room {
+    pub(super) registry: Registry,
+    pub(super) buffer: Vec<u8>,
+    pub(super) meter: Meter,
+    pub(super) now: u64,
+}
+
+pub(super) struct Seat<L> {
+    pub(super) index: u64,
+    pub(super) listener: L,
+    pub(super) standing: Standing,
+    /// How it ended, each time that the server was at fault.
+    pub(super) ends: Vec<String>,
+    /// When to open it again.
+    pub(super) again: Option<u64>,
+    stream: Option<TcpStream>,
+    /// The beginning of a frame, or of the answer to the handshake.
+    rest: Vec<u8>,
+    /// What the socket did not take yet.
+    out: Vec<u8>,
+}
+
+impl<L: Listener> Seat<L> {
+    pub(super) fn new(index: u64, listener: L) -> Self {
+        let standing = Standing::Waiting;
+        let (rest, out) = (Vec::new(), Vec::new());
+        Self { index, listener, standing, ends: Vec::new(), again: None, stream: None, rest, out }
+    }
+
+    /// Begins to connect.
+    pub(super) fn open(&mut self, endpoint: &Endpoint, token: Token, room: &Room) -> Result<()> {
+        self.standing = Standing::Opening;
+        let mut stream = TcpStream::connect(endpoint.address).context("connecting")?;
+        room.registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+        self.stream = Some(stream);
+        self.rest = Vec::new();
+        self.out = endpoint.request(&super::user(self.index), &self.listener.query()).into_bytes();
+        Ok(())
+    }
+
+    /// The socket can be read or written.
+    pub(super) fn turn(&mut self, room: &mut Room, has_hung_up: bool) -> Result<()> {
+        if self.stream.is_none() {
+            return Ok(());
+        }
+        self.send()?;
+        self.read(room, has_hung_up)?;
+        self.send()
+    }
+
+    /// It is the time that the listener named.
+    pub(super) fn wake(&mut self, room: &mut Room) -> Result<()> {
+        if self.standing > Standing::Opening {
+            self.listener.wake(room.now, &mut self.out);
+        }
+        self.send()
+    }
+
+    /// The connection is over; when to open it again.
+    pub(super) fn close(&mut self, room: &mut Room, why: Option<String>) -> Option<u64> {
+        self.standing = Standing::Closed;
+        if let Some(mut stream) = self.stream.take() {
+            // Closing the socket takes it out of the epoll instance as well.
+            drop(room.registry.deregister(&mut stream));
+        }
+        self.again = self.listener.ended(room.now);
+        self.ends.extend(why);
+        self.again
+    }
+
+    /// Writes what is there to be written, as far as the socket takes it.
+    fn send(&mut self) -> Result<()> {
+        let Some(stream) = &mut self.stream else { return Ok(()) };
+        while !self.out.is_empty() {
+            match stream.write(&self.out) {
+                // Still connecting, or full: its next event says when to go on.
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).context(self.doing("sending")),
+                Ok(count) => drop(self.out.drain(..count)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads until nothing is left. A read that does not fill the buffer has emptied the socket (epoll(7)), unless it
+    /// has been closed behind it.
+    fn read(&mut self, room: &mut Room, has_hung_up: bool) -> Result<()> {
+        loop {
+            let kept = self.rest.len();
+            if kept * 2 > room.buffer.len() {
+                room.buffer.resize(room.buffer.len() * 2, 0);
+            }
+            let Some(stream) = &mut self.stream else { return Ok(()) };
+            let (before, free) = room.buffer.split_at_mut(kept);
+            let count = match stream.read(free) {
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error).context(self.doing("reading")),
+                Ok(0) => bail!("{}: the server hung up", self.doing("reading")),
+                Ok(count) => count,
+            };
+            before.copy_from_slice(&self.rest);
+            let is_emptied = count < free.len();
+            let bytes = room.buffer.get(..kept + count).unwrap_or_default();
+            self.hear(bytes, room.now, &mut room.meter)?;
+            if is_emptied && !has_hung_up {
+                return Ok(());
+            }
+        }
+    }
+
+    fn hear(&mut self, bytes: &[u8], now: u64, meter: &mut Meter) -> Result<()> {
+        let mut left = bytes;
+        if self.standing == Standing::Opening {
+            let Some(end) = handshake::answer(bytes)? else {
+                self.rest = bytes.to_vec();
+                return Ok(());
+            };
+            left = bytes.get(end..).unwrap_or_default();
+            let is_ready = self.listener.opened(now, &mut self.out);
+            self.standing = if is_ready { Standing::Ready } else { Standing::Open };
+        }
+        while let Some((Frame { opcode, payload }, end)) = frames::read(left)? {
+            match opcode {
+                frames::TEXT | frames::BINARY => {
+                    if self.standing == Standing::Open && self.listener.is_ready(payload) {
+                        self.standing = Standing::Ready;
+                    }
+                    self.listener.hear(payload, now, meter, &mut self.out);
+                }
+                frames::PING => frames::write(frames::PONG, payload, &mut self.out),
+                frames::CLOSE => {
+                    let (code, reason) = frames::close_reason(payload);
+                    bail!("{code} {reason}");
+                }
+                _ => {}
+            }
+            left = left.get(end..).unwrap_or_default();
+        }
+        self.rest.clear();
+        self.rest.extend_from_slice(left);
+        Ok(())
+    }
+
+    fn doing(&self, what: &str) -> String {
+        let during = if self.standing == Standing::Opening { " during the handshake" } else { "" };
+        format!("{what}{during}")
+    }
+}
