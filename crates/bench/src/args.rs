@@ -9,14 +9,18 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::{
     callbacks::Callbacks,
     compare::Compare,
+    connect::Connect,
     crowd::Endpoint,
     dialect::Dialect,
     doors::{Door, Http, Posting, Redis, Wire},
     fanout::Fanout,
     idle::Idle,
     machine::{clock::nanos, local::Local, observer::Observer, process::Processes},
+    outage::reconnect::Reconnect,
+    overload::Overload,
     pace::Pace,
     pingpong::PingPong,
+    series::Series,
     user::User,
 };
 
@@ -45,12 +49,22 @@ pub(crate) enum Command {
     User(On<User>),
     /// `ping` and `pong` on every connection.
     Pingpong(On<PingPong>),
+    /// `subscribe` and `unsubscribe` on every connection.
+    Churn(On<PingPong>),
     /// Connections that do nothing: what they cost.
     Idle(On<Idle>),
+    /// Connections that are opened as fast as it goes.
+    Connect(On<Connect>),
+    /// More than can be delivered: what is lost, closed and hoarded.
+    Overload(On<Overload>),
+    /// Every connection is cut at once and comes back.
+    Reconnect(On<Reconnect>),
     /// Notify, answer at once, decide: what lies between.
     Callbacks(On<Callbacks>),
     /// Start a redis-server and a gateway on free ports, measure them, end them.
     Local(Local),
+    /// One thing after the other: doors, nodes, message sizes, topics.
+    Series(Series),
     /// The gateway and its peers side by side: ratios, goals, tables and plots.
     Compare(Compare),
 }

@@ -1,6 +1,6 @@
 //! `bench fanout`: one message to every connection, again and again.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Args;
 
 use crate::{
@@ -22,11 +22,25 @@ pub(crate) struct Fanout {
     #[command(flatten)]
     pub(crate) flow: Flow,
     /// Subscribe all connections to this topic and publish there, instead of to everybody.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "topics")]
     pub(crate) topic: Option<String>,
+    /// Spread the connections evenly over so many topics, and publish to one after the other.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) topics: Option<u64>,
 }
 
-pub(crate) fn run(server: &Server, Fanout { crowd, flow, topic }: &Fanout, progress: Progress) -> Result<Report> {
-    let spread = topic.clone().map_or(Spread::Broadcast, Spread::Topic);
+pub(crate) fn run(
+    server: &Server,
+    Fanout { crowd, flow, topic, topics }: &Fanout,
+    progress: Progress,
+) -> Result<Report> {
+    let spread = match (topic, topics) {
+        (Some(name), _) => Spread::Topic(name.clone()),
+        (None, Some(count)) => {
+            ensure!(crowd.connections % count == 0, "--topics must divide the number of connections evenly");
+            Spread::Topics((0..*count).map(|number| format!("bench:topic-{number}")).collect())
+        }
+        (None, None) => Spread::Broadcast,
+    };
     Run { command: "fanout", server, crowd, flow, spread, pace: flow.pace(RATE, WINDOW) }.run(progress)
 }

@@ -2,7 +2,9 @@
 //!
 //! A tour, one sentence a place:
 //! - `args`: what can be said on the command line.
-//! - `fanout`, `user`, `pingpong`, `idle`, `callbacks`: one command each.
+//! - `fanout`, `user`, `pingpong` (with `churn`), `idle`, `connect`, `overload`, `callbacks`: one command each.
+//! - `outage`: reconnect storms, and Redis' death and return.
+//! - `series`: what grows with nodes, sizes and topics, and what each of the producers' doors takes.
 //! - `compare`: the gateway and its peers side by side, with ratios, goals, tables and plots.
 //! - `publish`: a run of numbered messages from a producer's door to many sockets; `pace`: when to send what.
 //! - `backlog`: callbacks that stay open meanwhile.
@@ -19,16 +21,20 @@ mod args;
 mod backlog;
 mod callbacks;
 mod compare;
+mod connect;
 mod crowd;
 mod dialect;
 mod doors;
 mod fanout;
 mod idle;
 mod machine;
+mod outage;
+mod overload;
 mod pace;
 mod pingpong;
 mod progress;
 mod publish;
+mod series;
 #[cfg(test)]
 mod tests;
 mod user;
@@ -43,6 +49,7 @@ use crate::{
     account::report::Report,
     args::{Cli, Command},
     machine::local,
+    outage::reconnect,
     progress::Progress,
 };
 
@@ -67,9 +74,17 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Command::Fanout(on) => tell(fanout::run(&on.server, &on.run, progress)?),
         Command::User(on) => tell(user::run(&on.server, &on.run, progress)?),
         Command::Pingpong(on) => tell(pingpong::run(&on.server, &on.run, progress)?),
+        Command::Churn(on) => tell(pingpong::churn(&on.server, &on.run, progress)?),
+        Command::Connect(on) => tell(connect::run(&on.server, &on.run, progress)?),
+        Command::Overload(on) => tell(overload::run(&on.server, &on.run, progress)?),
+        Command::Reconnect(on) => tell(reconnect::run(&on.server, &on.run, None, progress)?),
         Command::Idle(on) => tell(idle::run(&on.server, &on.run, progress)?),
         Command::Callbacks(on) => tell(callbacks::run(&on.server, &on.run, progress)?),
         Command::Local(local) => tell(local::run(local, progress)?),
+        Command::Series(series) => {
+            let table = series::run(series, progress)?;
+            show(&table, table.fault(), cli.json)
+        }
         Command::Compare(compare) => {
             let results = compare::run(compare, progress)?;
             show(&results, results.fault(), cli.json)

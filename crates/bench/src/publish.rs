@@ -41,6 +41,8 @@ pub(crate) enum Spread {
     Topic(String),
     /// The users in turn.
     EachUser,
+    /// These topics in turn; connections subscribe to one each, in turn as well.
+    Topics(Vec<String>),
 }
 
 /// The number of a message is its place among all that were sent, so that a connection can tell what was meant for
@@ -52,24 +54,40 @@ impl Spread {
             Self::Broadcast => Target::Broadcast,
             Self::Topic(name) => Target::Topic(name),
             Self::EachUser => Target::User(number % connections),
+            Self::Topics(names) => {
+                let at = usize::try_from(number % self.turns(connections)).unwrap_or_default();
+                names.get(at).map_or(Target::Broadcast, |name| Target::Topic(name))
+            }
+        }
+    }
+
+    /// How many take turns.
+    fn turns(&self, connections: u64) -> u64 {
+        match self {
+            Self::Broadcast | Self::Topic(_) => 1,
+            Self::EachUser => connections,
+            Self::Topics(names) => u64::try_from(names.len()).unwrap_or(u64::MAX).clamp(1, connections),
         }
     }
 
     /// How many connections hear a message.
     fn copies(&self, connections: u64) -> u64 {
-        if *self == Self::EachUser { 1 } else { connections }
+        connections / self.turns(connections)
     }
 
     /// How many of the first `sent` messages connection `index` should have heard.
     fn share(&self, sent: u64, connections: u64, index: u64) -> u64 {
-        match self {
-            Self::EachUser => sent / connections + u64::from(index < sent % connections),
-            _ => sent,
-        }
+        let turns = self.turns(connections);
+        sent / turns + u64::from(index % turns < sent % turns)
     }
 
-    fn topic(&self) -> Option<String> {
-        if let Self::Topic(name) = self { Some(name.clone()) } else { None }
+    /// What connection `index` subscribes to.
+    fn topic(&self, index: u64) -> Option<String> {
+        match self {
+            Self::Broadcast | Self::EachUser => None,
+            Self::Topic(name) => Some(name.clone()),
+            Self::Topics(names) => names.iter().cycle().nth(usize::try_from(index).ok()?).cloned(),
+        }
     }
 }
 
@@ -86,15 +104,15 @@ struct Counter {
     dialect: Dialect,
     topic: Option<String>,
     is_timed: bool,
-    /// Of an [`Spread::EachUser`]: this connection's number, and how many there are.
-    turn: Option<(u64, u64)>,
+    /// When it is this connection's turn, and how many turns there are: a number that leaves another rest is another's.
+    turn: (u64, u64),
 }
 
 impl Counter {
     fn new(spread: &Spread, dialect: Dialect, connections: u64, index: u64) -> Self {
         let is_timed = connections <= ALL_TIMED || index.is_multiple_of(TIMED);
-        let turn = (*spread == Spread::EachUser).then_some((index, connections));
-        Self { ledger: Ledger::default(), dialect, topic: spread.topic(), is_timed, turn }
+        let turns = spread.turns(connections);
+        Self { ledger: Ledger::default(), dialect, topic: spread.topic(index), is_timed, turn: (index % turns, turns) }
     }
 }
 
@@ -128,9 +146,9 @@ impl Listener for Counter {
             return;
         };
         match self.turn {
-            None => self.ledger.heard(number),
-            Some((index, connections)) if number % connections == index => self.ledger.heard(number / connections),
-            Some(_) => self.ledger.misrouted(),
+            (_, 1) => self.ledger.heard(number),
+            (turn, turns) if number % turns == turn => self.ledger.heard(number / turns),
+            _ => self.ledger.misrouted(),
         }
         meter.arrived();
         if self.is_timed
@@ -318,6 +336,20 @@ mod tests {
             assert_eq!(counter.ledger.close(share, false), Tally { received: share, ..Tally::default() });
             assert_eq!(meter.delivered, share, "connection {index}");
         }
+    }
+
+    #[test]
+    fn topics_take_turns_and_every_subscriber_of_one_hears_its_share() {
+        let spread = Spread::Topics(vec!["a".to_owned(), "b".to_owned()]);
+        let (connections, sent) = (6, 5);
+        assert_eq!((spread.copies(connections), spread.topic(3).as_deref()), (3, Some("b")));
+        let mut counter = Counter::new(&spread, Dialect::Bare, connections, 3);
+        let (mut meter, mut template) = (Meter::new(), Template::new(0));
+        for number in (0..sent).filter(|number| spread.target(*number, connections) == Target::Topic("b")) {
+            counter.hear(template.write(number, 0), 0, &mut meter, &mut Vec::new());
+        }
+        let share = spread.share(sent, connections, 3);
+        assert_eq!(counter.ledger.close(share, false), Tally { received: 2, ..Tally::default() });
     }
 
     #[test]

@@ -1,7 +1,11 @@
 //! Whole runs against a tiny gateway that does what it should, or not: a load generator that cannot see a fault proves
 //! nothing. The tiny one speaks WebSocket by a library, so the hand-written client is held against another hand's work.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, Instant},
+};
 
 use futures_util::{SinkExt, StreamExt};
 use tokio::{
@@ -19,11 +23,17 @@ use tokio_tungstenite::{
 };
 
 use crate::{
-    account::{ledger::Tally, report::Report},
+    account::{
+        ledger::Tally,
+        meter::{Live, Meter},
+        report::Report,
+    },
     args::{Crowd, Flow, Server},
+    crowd::{Audience, Listener, Seating},
     dialect::Dialect,
     fanout::{self, Fanout},
     idle::{self, Idle},
+    machine::clock::Clock,
     pingpong::{self, PingPong},
     progress::Progress,
 };
@@ -179,7 +189,7 @@ fn crowd() -> Crowd {
 
 fn fan_out(fault: Fault, flow: Flow) -> Report {
     let gateway = TinyGateway::start(fault);
-    let run = Fanout { crowd: crowd(), flow, topic: None };
+    let run = Fanout { crowd: crowd(), flow, topic: None, topics: None };
     fanout::run(&gateway.server, &run, Progress::new(true)).unwrap()
 }
 
@@ -248,6 +258,53 @@ fn idle_connections_are_held_and_counted() {
     let idle = Idle { crowd: crowd(), topics: false };
     let report = idle::run(&gateway.server, &idle, Progress::new(true)).unwrap();
     assert!(report.server.is_some() && report.ends.is_empty(), "{report}");
+}
+
+/// Comes back when it is cut.
+struct Boomerang {
+    dialect: Dialect,
+    opened: u64,
+}
+
+impl Listener for Boomerang {
+    type Summary = u64;
+
+    fn opened(&mut self, _now: u64, _out: &mut Vec<u8>) -> bool {
+        self.opened += 1;
+        false
+    }
+
+    fn is_ready(&self, text: &[u8]) -> bool {
+        self.dialect.is_ready(text)
+    }
+
+    fn hear(&mut self, _text: &[u8], _now: u64, _meter: &mut Meter, _out: &mut Vec<u8>) {}
+
+    fn ended(&mut self, now: u64) -> Option<u64> {
+        Some(now)
+    }
+
+    fn summary(self, _closed: bool) -> u64 {
+        self.opened
+    }
+}
+
+#[test]
+fn connections_that_are_cut_come_back_when_they_say_so() {
+    let gateway = TinyGateway::start(Fault::None);
+    let seating = Seating::new(gateway.server.endpoints().unwrap(), CONNECTIONS, Clock::start());
+    let audience = Audience::open(&seating, |_| Boomerang { dialect: Dialect::Countersign, opened: 0 }).unwrap();
+    let audience = audience.wait_until_ready().unwrap();
+    let opened = |live: &Live| live.opened.load(Relaxed);
+    assert_eq!(opened(&audience.live), CONNECTIONS);
+    audience.cut().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while opened(&audience.live) < 2 * CONNECTIONS || audience.live.ready.load(Relaxed) < CONNECTIONS {
+        assert!(Instant::now() < deadline, "{} handshakes after 20 s", opened(&audience.live));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let gathered = audience.close().unwrap();
+    assert_eq!((gathered.summaries, gathered.ends.len()), (vec![2; 5], 0));
 }
 
 #[test]

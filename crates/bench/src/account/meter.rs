@@ -37,6 +37,8 @@ pub(crate) struct Meter {
 pub(crate) struct Live {
     /// Connections whose handshake is done.
     pub(crate) connected: AtomicU64,
+    /// Handshakes that were done, in all.
+    pub(crate) opened: AtomicU64,
     /// Connections that hear what is meant for them.
     pub(crate) ready: AtomicU64,
     /// Connections that could not be opened, or ended.
@@ -96,6 +98,7 @@ impl Live {
     pub(crate) fn new() -> Self {
         Self {
             connected: AtomicU64::new(0),
+            opened: AtomicU64::new(0),
             ready: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             delivered: AtomicU64::new(0),

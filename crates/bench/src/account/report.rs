@@ -8,6 +8,7 @@ use super::{ledger::Tally, meter::Latencies};
 use crate::{
     backlog::Backlog,
     machine::{others::Disturbance, process::Usage},
+    outage::Return,
 };
 
 /// A finished run.
@@ -42,6 +43,9 @@ pub(crate) struct Report {
     /// Callbacks that were open all the while.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) backlog: Option<Backlog>,
+    /// What came of an outage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) outage: Option<Return>,
     /// How connections ended that should not have.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) ends: BTreeMap<String, u64>,
@@ -139,7 +143,7 @@ impl Report {
             command,
             load,
             connections,
-            seconds,
+            seconds: round(seconds, 3),
             traffic: None,
             tally: None,
             latency_ms: None,
@@ -149,6 +153,7 @@ impl Report {
             disturbance: None,
             redis_commands: BTreeMap::new(),
             backlog: None,
+            outage: None,
             ends: BTreeMap::new(),
             wrong: BTreeMap::new(),
         }
@@ -215,6 +220,10 @@ impl fmt::Display for Report {
             let bytes = redis_bytes_each.map_or_else(String::new, |bytes| format!(", {bytes:.0} bytes of Redis each"));
             let idle = idle_cpu_percent.map_or_else(String::new, |cpu| format!(", nodes idle at {cpu:.1} % of a core"));
             row("open meanwhile", format_args!("{}{bytes}{idle}", grouped(*open)))?;
+        }
+        if let Some(Return { back, all_back_ms, recovered, not_recovered }) = &self.outage {
+            row("back", format_args!("{} after {all_back_ms:.0} ms", grouped(*back)))?;
+            row("subscriptions", format_args!("{recovered} recovered, {not_recovered} told that they were not"))?;
         }
         if let Some(Tally { lost, lost_announced, duplicated, reordered, misrouted, .. }) = &self.tally {
             row(

@@ -13,8 +13,9 @@ use anyhow::{Context, Result, ensure};
 use super::workloads::Workload;
 use crate::{
     args::{DoorKind, Server},
+    crowd::Endpoint,
     dialect::Dialect,
-    machine::start::{Ending, Gateway, SERVER_CORE, Started, accepts, free_port, pinned, start_redis, starts},
+    machine::start::{Ending, Gateway, SERVER_CORE, Started, free_port, pinned, start_redis, starts},
     progress::Progress,
 };
 
@@ -144,9 +145,14 @@ impl Peer {
     /// Starts it and a Redis for it, for one workload.
     pub(crate) fn start(&self, workload: Workload, recipes: &Path, cache: &Path, ending: &Ending) -> Result<Standing> {
         let (port, redis_port) = (free_port()?, free_port()?);
-        let redis = start_redis(ending, redis_port)?;
+        let redis = start_redis(ending, redis_port, None)?;
         let redis_url = format!("redis://127.0.0.1:{redis_port}");
         let ports = [port.to_string(), redis_port.to_string()];
+        let [everybody, own] = self.paths;
+        let path = if workload.is_personal() { own } else { everybody };
+        let url = format!("ws://127.0.0.1:{port}{path}");
+        let endpoint = Endpoint::parse(&url)?;
+        let is_there = || endpoint.is_there();
         let started = match &self.kind {
             Kind::Gateway { binary, variables } => {
                 let (core, redis) = (Some(SERVER_CORE), Some(redis_url.as_str()));
@@ -154,18 +160,16 @@ impl Peer {
             }
             Kind::Floor => {
                 let mut command = pinned(&floor()?, Some(SERVER_CORE));
-                starts(ending, command.args(&ports), &self.name, port, || accepts(port))?
+                starts(ending, command.args(&ports), &self.name, port, is_there)?
             }
             Kind::Recipe => {
                 let mut command = pinned(Path::new("sh"), Some(SERVER_CORE));
                 command.arg(self.recipe(recipes).join("peer")).arg("start").arg(cache.join(&self.name)).args(&ports);
-                starts(ending, &mut command, &self.name, port, || accepts(port))?
+                starts(ending, &mut command, &self.name, port, is_there)?
             }
         };
-        let [everybody, own] = self.paths;
-        let path = if workload.is_personal() { own } else { everybody };
         let server = Server {
-            urls: vec![format!("ws://127.0.0.1:{port}{path}")],
+            urls: vec![url],
             http: vec![format!("http://127.0.0.1:{port}")],
             redis: Some(redis_url),
             door: Some(self.door),

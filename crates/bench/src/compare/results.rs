@@ -178,11 +178,11 @@ impl Results {
         let first = workload.metrics().first().copied();
         let mut rows: Vec<Row> = names.iter().map(|peer| self.row(workload, peer, first)).collect();
         // The best first, by the first figure.
-        let key = |row: &Row| first.and_then(|metric| row.values.get(&metric)).map_or(f64::MAX, |spread| spread.median);
+        let sign = if first == Some(Metric::PerCpuSecond) { -1.0 } else { 1.0 };
+        let key = |row: &Row| {
+            first.and_then(|metric| row.values.get(&metric)).map_or(f64::MAX, |spread| sign * spread.median)
+        };
         rows.sort_by(|a, b| key(a).total_cmp(&key(b)));
-        if first.is_some_and(|metric| matches!(metric, Metric::PerCpuSecond)) {
-            rows.reverse();
-        }
         let ours = |standing| {
             let cells = self.cells.iter().filter(move |cell| cell.standing == standing && cell.workload == workload);
             cells.map(|cell| cell.peer.as_str()).collect::<std::collections::BTreeSet<_>>()

@@ -209,7 +209,8 @@ impl Workload {
         let crowd = |connections| Crowd { connections, threads: 1, seconds: plan.seconds, warmup: plan.warmup };
         let at = |rate| Flow { rate: Some(rate), max: false, window: None, payload: PAYLOAD };
         let max = Flow { rate: None, max: true, window: None, payload: PAYLOAD };
-        let everybody = |flow| fanout::run(server, &Fanout { crowd: crowd(1_000), flow, topic: None }, quiet);
+        let everybody =
+            |flow| fanout::run(server, &Fanout { crowd: crowd(1_000), flow, topic: None, topics: None }, quiet);
         let each = |connections, flow| user::run(server, &User { crowd: crowd(connections), flow }, quiet);
         match self {
             Self::Fanout => everybody(at(50.0)),

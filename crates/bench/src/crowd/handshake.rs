@@ -1,8 +1,13 @@
 //! Where to connect, and the handshake of RFC 6455 §4 as text: one request, one answer.
 
-use std::net::SocketAddr;
+use std::{
+    io::{Read, Write},
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use jsonwebtoken::EncodingKey;
 use reqwest::Url;
 
 /// The answer to the handshake is a few hundred bytes.
@@ -12,17 +17,23 @@ const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// Where to connect.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
     host: String,
     path: String,
-    /// Whose signature a token carries, when the server asks for one.
-    tokens: Option<Tokens>,
+    /// With what tokens are signed, when the server asks for them.
+    secret: Option<EncodingKey>,
 }
 
-/// Makes the token of a user.
-pub(crate) type Tokens = fn(&str) -> String;
+/// How long a token is good for: longer than any run.
+const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
+
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}", self.host, self.path)
+    }
+}
 
 impl Endpoint {
     /// Reads `ws://host[:port][/path]` and looks the host up.
@@ -32,26 +43,45 @@ impl Endpoint {
         let addresses = url.socket_addrs(|| Some(80)).with_context(|| format!("looking up {text:?}"))?;
         let address = *addresses.first().ok_or_else(|| anyhow!("{text:?}: no such host"))?;
         let path = url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
-        Ok(Self { address, host: address.to_string(), path, tokens: None })
+        Ok(Self { address, host: address.to_string(), path, secret: None })
     }
 
-    /// With a token for each user.
-    pub(crate) fn with_tokens(self, tokens: Tokens) -> Self {
-        Self { tokens: Some(tokens), ..self }
+    /// With a token for each user, signed with this secret (HS256).
+    pub(crate) fn with_tokens(self, secret: &str) -> Self {
+        Self { secret: Some(EncodingKey::from_secret(secret.as_bytes())), ..self }
+    }
+
+    /// Whether the server upgrades one connection, which is closed at once. For waiting until it has started.
+    pub(crate) fn is_there(&self) -> bool {
+        let ask = || -> Result<Option<usize>> {
+            let mut stream = std::net::TcpStream::connect(self.address)?;
+            stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+            stream.write_all(self.request("nobody", "").as_bytes())?;
+            let mut bytes = vec![0; LONGEST_HEAD];
+            let count = stream.read(&mut bytes)?;
+            answer(bytes.get(..count).unwrap_or_default())
+        };
+        matches!(ask(), Ok(Some(_)))
     }
 
     /// The request of a user; `more` is appended to the query.
     pub(super) fn request(&self, user: &str, more: &str) -> String {
         let separator = if self.path.contains('?') { '&' } else { '?' };
-        let Self { host, path, tokens, .. } = self;
-        let token = tokens.map_or_else(String::new, |token| {
-            format!("Sec-WebSocket-Protocol: countersign.v1, bearer.{}\r\n", token(user))
+        let Self { host, path, secret, .. } = self;
+        let token = secret.as_ref().map_or_else(String::new, |secret| {
+            format!("Sec-WebSocket-Protocol: countersign.v1, bearer.{}\r\n", token(user, secret))
         });
         format!(
             "GET {path}{separator}user_id={user}{more} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\n\
              Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{token}\r\n"
         )
     }
+}
+
+fn token(user: &str, secret: &EncodingKey) -> String {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let claims = serde_json::json!({"sub": user, "exp": (now + TOKEN_LIFE).as_secs()});
+    jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, secret).expect("plain claims can be signed")
 }
 
 /// Where the answer ends; `None` when it is not complete.

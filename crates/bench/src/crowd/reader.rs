@@ -117,6 +117,7 @@ impl<L: Listener> Reader<L> {
         let Some(seat) = self.seats.get(at) else { return };
         if was < Standing::Open && seat.standing >= Standing::Open {
             self.live.connected.fetch_add(1, Relaxed);
+            self.live.opened.fetch_add(1, Relaxed);
             self.opening -= 1;
         }
         if was < Standing::Ready && seat.standing == Standing::Ready {

@@ -91,7 +91,10 @@ impl<L: Listener> Seat<L> {
             drop(room.registry.deregister(&mut stream));
         }
         self.again = self.listener.ended(room.now);
-        self.ends.extend(why);
+        // Who comes back was cut on purpose, or its server was.
+        if self.again.is_none() {
+            self.ends.extend(why);
+        }
         self.again
     }
 

@@ -6,14 +6,22 @@ use std::{env, path::PathBuf, process::Command};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
 
-use super::start::{Ending, Gateway, LOAD_CORE, SERVER_CORE, Started, free_port, pin_own, start_redis};
+use super::{
+    stage::{Memory, Setting, Stage},
+    start::Ending,
+};
 use crate::{
     account::report::Report,
-    args::{DoorKind, Server},
+    args::DoorKind,
     callbacks::{self, Callbacks},
-    dialect::Dialect,
+    connect::{self, Connect},
     fanout::{self, Fanout},
     idle::{self, Idle},
+    outage::{
+        reconnect::{self, Reconnect},
+        recovery::{self, Recovery},
+    },
+    overload::{self, Overload},
     pingpong::{self, PingPong},
     progress::Progress,
     user::{self, User},
@@ -51,8 +59,18 @@ enum Run {
     User(User),
     /// `ping` and `pong` on every connection.
     Pingpong(PingPong),
+    /// `subscribe` and `unsubscribe` on every connection.
+    Churn(PingPong),
     /// Connections that do nothing: what they cost.
     Idle(Idle),
+    /// Connections that are opened as fast as it goes.
+    Connect(Connect),
+    /// More than can be delivered: what is lost, closed and hoarded.
+    Overload(Overload),
+    /// Every connection is lost at once and comes back.
+    Reconnect(Reconnect),
+    /// Redis dies and comes back.
+    Recovery(Recovery),
     /// Notify, answer at once, decide: what lies between.
     Callbacks(Callbacks),
 }
@@ -62,54 +80,49 @@ pub(crate) fn run(local: &Local, progress: Progress) -> Result<Report> {
         Some(path) => path.clone(),
         None => beside(progress)?,
     };
-    if local.pin {
-        pin_own(LOAD_CORE)?;
+    let mut variables = local.variables.clone();
+    if let Run::Connect(Connect { jwt_secret: Some(secret), .. }) = &local.run {
+        variables.push(("AUTH_JWT_SECRET".to_owned(), secret.clone()));
     }
-    let ending = Ending::on_signals()?;
-    let redis_port = free_port()?;
-    let redis = (!local.embedded).then(|| start_redis(&ending, redis_port)).transpose()?;
-    ensure!(redis.is_some() || local.nodes == 1, "the embedded backplane is one node's own: take --nodes 1");
-    let redis_url = redis.as_ref().map(|_| format!("redis://127.0.0.1:{redis_port}"));
-    let mut nodes = Vec::new();
-    for number in 1..=local.nodes {
-        let gateway = Gateway {
-            binary: &binary,
-            number,
-            port: free_port()?,
-            redis: redis_url.as_deref(),
-            core: local.pin.then_some(SERVER_CORE),
-            variables: &local.variables,
-        };
-        nodes.push((gateway.start(&ending)?, gateway.port));
-    }
-    let (Some((_, first)), Some((_, last))) = (nodes.first(), nodes.last()) else { bail!("no node was started") };
-    let server = Server {
-        urls: vec![format!("ws://127.0.0.1:{last}/ws")],
-        http: vec![format!("http://127.0.0.1:{first}")],
-        redis: redis_url,
+    let recovery = if let Run::Recovery(recovery) = &local.run { Some(recovery) } else { None };
+    let setting = Setting {
+        binary: &binary,
+        nodes: local.nodes,
+        is_pinned: local.pin,
+        redis: match (local.embedded, recovery) {
+            (true, _) => None,
+            (false, Some(Recovery { empty: false, .. })) => Some(Memory::Kept),
+            _ => Some(Memory::Forgotten),
+        },
+        variables: &variables,
         door: local.door,
-        dialect: Dialect::Countersign,
-        redis_prefix: "cs".to_owned(),
-        api_key: None,
-        pids: nodes.iter().map(|(node, _)| node.pid()).collect(),
-        beside: redis.iter().map(Started::pid).collect(),
     };
-    progress.say(format_args!(
-        "{} on ports {:?}",
-        binary.display(),
-        nodes.iter().map(|(_, port)| port).collect::<Vec<_>>()
-    ));
+    let mut stage = Stage::start(setting, &Ending::on_signals()?)?;
+    let server = stage.server();
+    progress.say(format_args!("{} at {:?}", binary.display(), server.http));
     match &local.run {
         Run::Fanout(run) => fanout::run(&server, run, progress),
         Run::User(run) => user::run(&server, run, progress),
         Run::Pingpong(run) => pingpong::run(&server, run, progress),
+        Run::Churn(run) => pingpong::churn(&server, run, progress),
         Run::Idle(run) => idle::run(&server, run, progress),
+        Run::Connect(run) => connect::run(&server, run, progress),
+        Run::Overload(run) => overload::run(&server, run, progress),
         Run::Callbacks(run) => callbacks::run(&server, run, progress),
+        Run::Reconnect(run) => {
+            let mut restart = || stage.restart_node();
+            let restart: Option<&mut dyn FnMut() -> Result<()>> = run.restart.then_some(&mut restart);
+            reconnect::run(&server, run, restart, progress)
+        }
+        Run::Recovery(run) => {
+            ensure!(!local.embedded, "the embedded backplane cannot be taken away: leave --embedded out");
+            recovery::run(&server, run, &mut |switch| stage.switch_redis(switch), progress)
+        }
     }
 }
 
 /// The gateway of the same build as this binary.
-fn beside(progress: Progress) -> Result<PathBuf> {
+pub(crate) fn beside(progress: Progress) -> Result<PathBuf> {
     let own = env::current_exe().context("finding this binary")?;
     let directory = own.parent().context("this binary lies nowhere")?;
     let binary = directory.join("countersign");

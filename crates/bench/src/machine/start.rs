@@ -28,6 +28,11 @@ const INTERRUPTED: i32 = 130;
 pub(crate) struct Started(Arc<Mutex<Child>>);
 
 impl Started {
+    /// Ends it before its owner does.
+    pub(crate) fn kill(&self) {
+        end(&self.0);
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).id()
     }
@@ -82,16 +87,18 @@ impl Ending {
     }
 }
 
-/// A Redis that keeps nothing, on this port.
-pub(crate) fn start_redis(ending: &Ending, port: u16) -> Result<Started> {
+/// A Redis on this port. With a folder, it has there all that it has acknowledged, and reads it when it starts.
+pub(crate) fn start_redis(ending: &Ending, port: u16, folder: Option<&Path>) -> Result<Started> {
     let mut command = Command::new("redis-server");
-    // It is told to keep nothing, so it writes nothing there.
-    command.current_dir(env::temp_dir()).args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port"]);
+    // Without a folder it is told to keep nothing, so it writes nothing there.
+    command.current_dir(folder.unwrap_or(&env::temp_dir())).args(["--bind", "127.0.0.1", "--save", ""]);
+    let keeps = if folder.is_some() { "yes" } else { "no" };
+    command.args(["--appendonly", keeps, "--appendfsync", "always", "--port"]);
     // Its defaults cut a subscriber at 32 MB; they are what a gateway has to live with.
     let started = ending
         .start(command.arg(port.to_string()).stdout(Stdio::null()).stderr(Stdio::null()))
         .context("starting redis-server: is it installed?")?;
-    wait_for("redis-server", || accepts(port))?;
+    wait_for("redis-server", || is_redis(port))?;
     Ok(started)
 }
 
@@ -152,9 +159,12 @@ pub(crate) fn pinned(binary: &Path, core: Option<u32>) -> Command {
     command
 }
 
-/// Something listens there.
-pub(crate) fn accepts(port: u16) -> bool {
-    TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()
+/// Redis answers there, which it does not before it has read its data.
+fn is_redis(port: u16) -> bool {
+    use std::io::{Read, Write};
+    let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { return false };
+    let mut answer = [0; 5];
+    stream.write_all(b"PING\r\n").is_ok() && stream.read_exact(&mut answer).is_ok() && answer == *b"+PONG"
 }
 
 fn is_gateways(name: &str) -> bool {

@@ -1,0 +1,206 @@
+//! `bench series`: the same load again and again while one thing changes, each time with a Redis and gateways of its own:
+//! the producers' doors with and without history, the number of nodes on one Redis, the size of messages, the number of
+//! topics.
+
+use std::{fmt, path::PathBuf};
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use crate::{
+    account::report::Report,
+    args::{Crowd, DoorKind, Flow},
+    fanout::{self, Fanout},
+    machine::{
+        local::beside,
+        stage::{Memory, Setting, Stage},
+        start::Ending,
+    },
+    progress::Progress,
+    user::{self, User},
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct Series {
+    /// What changes.
+    #[arg(value_enum)]
+    what: What,
+    /// The gateway's binary; without it, the one beside this binary, built if need be.
+    #[arg(long)]
+    countersign: Option<PathBuf>,
+    /// How long each measurement lasts, after a second of warm-up.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum What {
+    /// HTTP batches, the inbox and bare PUBLISH, with histories of 0 and 100 messages: messages a second.
+    Doors,
+    /// 1, 2, 4 and 8 nodes on one Redis, each interested in every message: what Redis pays.
+    Nodes,
+    /// Messages of 166 bytes to 16 KiB to 200 connections.
+    Sizes,
+    /// 1 to 1,000 topics over 1,000 connections.
+    Topics,
+}
+
+/// One measurement of a series.
+#[derive(Debug, Serialize)]
+struct Step {
+    name: String,
+    /// That producers had published.
+    messages_per_second: f64,
+    deliveries_per_second: f64,
+    /// Of the nodes, for each message.
+    node_cpu_us: f64,
+    /// Of Redis, for each message.
+    redis_cpu_us: f64,
+    report: Report,
+}
+
+/// A finished series.
+#[derive(Debug, Serialize)]
+pub(crate) struct Table {
+    what: What,
+    steps: Vec<Step>,
+}
+
+/// What one step does.
+struct Load {
+    name: String,
+    nodes: u16,
+    history: &'static str,
+    door: DoorKind,
+    connections: u64,
+    payload: usize,
+    spread: Spread,
+}
+
+enum Spread {
+    Users,
+    Everybody,
+    Topics(u64),
+}
+
+impl What {
+    fn loads(self) -> Vec<Load> {
+        let load = |name: String| Load {
+            name,
+            nodes: 1,
+            history: "100",
+            door: DoorKind::Publish,
+            connections: 100,
+            payload: 166,
+            spread: Spread::Users,
+        };
+        match self {
+            Self::Doors => {
+                let doors =
+                    [(DoorKind::Http, "HTTP batches"), (DoorKind::Inbox, "inbox"), (DoorKind::Publish, "PUBLISH")];
+                let each = |(door, name): (DoorKind, &str)| {
+                    let histories = if door == DoorKind::Publish { &["0"][..] } else { &["0", "100"] };
+                    let named = |history: &&'static str| {
+                        let name = format!("{name}, history of {history}");
+                        Load { history, door, ..load(name) }
+                    };
+                    histories.iter().map(named).collect::<Vec<_>>()
+                };
+                doors.into_iter().flat_map(each).collect()
+            }
+            Self::Nodes => [1, 2, 4, 8]
+                .map(|nodes| Load { nodes, spread: Spread::Everybody, ..load(format!("{nodes} nodes")) })
+                .into(),
+            Self::Sizes => [166, 1024, 4096, 16_384]
+                .map(|payload| {
+                    let (connections, spread) = (200, Spread::Everybody);
+                    Load { connections, payload, spread, ..load(format!("{payload} bytes")) }
+                })
+                .into(),
+            Self::Topics => [1, 10, 100, 1000]
+                .map(|topics| {
+                    let (connections, spread) = (1000, Spread::Topics(topics));
+                    Load { connections, spread, ..load(format!("{topics} topics")) }
+                })
+                .into(),
+        }
+    }
+}
+
+pub(crate) fn run(series: &Series, progress: Progress) -> Result<Table> {
+    let binary = match &series.countersign {
+        Some(path) => path.clone(),
+        None => beside(progress)?,
+    };
+    let ending = Ending::on_signals()?;
+    let mut steps = Vec::new();
+    for load in series.what.loads() {
+        progress.say(format_args!("{}", load.name));
+        let variables = [("HISTORY_SIZE".to_owned(), load.history.to_owned())];
+        let setting = Setting {
+            binary: &binary,
+            nodes: load.nodes,
+            is_pinned: true,
+            redis: Some(Memory::Forgotten),
+            variables: &variables,
+            door: Some(load.door),
+        };
+        let stage = Stage::start(setting, &ending)?;
+        let mut server = stage.server();
+        server.urls = stage.urls();
+        let crowd = Crowd { connections: load.connections, threads: 1, seconds: series.seconds, warmup: 1.0 };
+        let flow = Flow { rate: None, max: true, window: None, payload: load.payload };
+        let to = |topics| Fanout { crowd: crowd.clone(), flow: flow.clone(), topic: None, topics };
+        let (report, copies) = match load.spread {
+            Spread::Users => (user::run(&server, &User { crowd, flow }, progress)?, 1),
+            Spread::Everybody => (fanout::run(&server, &to(None), progress)?, load.connections),
+            Spread::Topics(topics) => (fanout::run(&server, &to(Some(topics)), progress)?, load.connections / topics),
+        };
+        steps.push(Step::of(load.name, copies, report));
+    }
+    Ok(Table { what: series.what, steps })
+}
+
+impl Step {
+    /// `copies`: how many connections hear a message.
+    fn of(name: String, copies: u64, report: Report) -> Self {
+        let deliveries_per_second = report.traffic.as_ref().map_or(0.0, |traffic| traffic.arrived_per_second);
+        let messages_per_second = deliveries_per_second / copies as f64;
+        // A percent of a core is 10,000 µs a second.
+        let each = |percent: Option<f64>| percent.unwrap_or_default() * 10_000.0 / messages_per_second;
+        let node_cpu_us = each(report.server.as_ref().map(|cost| cost.cpu_percent));
+        let redis_cpu_us = each(report.beside_cpu_percent);
+        Self { name, messages_per_second, deliveries_per_second, node_cpu_us, redis_cpu_us, report }
+    }
+}
+
+impl Table {
+    /// What went wrong in any step.
+    pub(crate) fn fault(&self) -> Option<String> {
+        let faults: Vec<_> =
+            self.steps.iter().filter_map(|step| Some(format!("{}: {}", step.name, step.report.fault()?))).collect();
+        (!faults.is_empty()).then(|| faults.join("; "))
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "| | messages/s | deliveries/s | node CPU µs a message | Redis CPU µs a message | p50 ms | p99 ms |"
+        )?;
+        writeln!(f, "|---|---|---|---|---|---|---|")?;
+        for Step { name, messages_per_second, deliveries_per_second, node_cpu_us, redis_cpu_us, report } in &self.steps
+        {
+            let (p50, p99) = report.latency_ms.as_ref().map_or((0.0, 0.0), |latency| (latency.p50, latency.p99));
+            writeln!(
+                f,
+                "| {name} | {messages_per_second:.0} | {deliveries_per_second:.0} | {node_cpu_us:.2} | {redis_cpu_us:.2} | \
+                 {p50:.2} | {p99:.2} |"
+            )?;
+        }
+        Ok(())
+    }
+}
