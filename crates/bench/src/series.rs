@@ -134,33 +134,43 @@ pub(crate) fn run(series: &Series, progress: Progress) -> Result<Table> {
         Some(path) => path.clone(),
         None => beside(progress)?,
     };
-    let ending = Ending::on_signals()?;
-    let mut steps = Vec::new();
-    for load in series.what.loads() {
+    measure(series.what, &binary, series.seconds, &Ending::on_signals()?, progress)
+}
+
+/// One series.
+pub(crate) fn measure(
+    what: What,
+    binary: &PathBuf,
+    seconds: f64,
+    ending: &Ending,
+    progress: Progress,
+) -> Result<Table> {
+    let (mut steps, quiet) = (Vec::new(), Progress::new(true));
+    for load in what.loads() {
         progress.say(format_args!("{}", load.name));
         let variables = [("HISTORY_SIZE".to_owned(), load.history.to_owned())];
         let setting = Setting {
-            binary: &binary,
+            binary,
             nodes: load.nodes,
             is_pinned: true,
             redis: Some(Memory::Forgotten),
             variables: &variables,
             door: Some(load.door),
         };
-        let stage = Stage::start(setting, &ending)?;
+        let stage = Stage::start(setting, ending)?;
         let mut server = stage.server();
         server.urls = stage.urls();
-        let crowd = Crowd { connections: load.connections, threads: 1, seconds: series.seconds, warmup: 1.0 };
+        let crowd = Crowd { connections: load.connections, threads: 1, seconds, warmup: 1.0 };
         let flow = Flow { rate: None, max: true, window: None, payload: load.payload };
         let to = |topics| Fanout { crowd: crowd.clone(), flow: flow.clone(), topic: None, topics };
         let (report, copies) = match load.spread {
-            Spread::Users => (user::run(&server, &User { crowd, flow }, progress)?, 1),
-            Spread::Everybody => (fanout::run(&server, &to(None), progress)?, load.connections),
-            Spread::Topics(topics) => (fanout::run(&server, &to(Some(topics)), progress)?, load.connections / topics),
+            Spread::Users => (user::run(&server, &User { crowd, flow }, quiet)?, 1),
+            Spread::Everybody => (fanout::run(&server, &to(None), quiet)?, load.connections),
+            Spread::Topics(topics) => (fanout::run(&server, &to(Some(topics)), quiet)?, load.connections / topics),
         };
         steps.push(Step::of(load.name, copies, report));
     }
-    Ok(Table { what: series.what, steps })
+    Ok(Table { what, steps })
 }
 
 impl Step {

@@ -5,8 +5,10 @@
 //!
 //! - `peers`: who takes part and how each is started; `workloads`: what each is given, and which figures count.
 //! - `results`: all figures of all rounds, medians, ratios and goals, as JSON.
+//! - `appendix`: what is told of the gateway alone beside it: series and outages.
 //! - `stats`: median, least and most; `table`: the results as text and as Markdown; `plot`: as SVG.
 
+mod appendix;
 mod peers;
 mod plot;
 mod results;
@@ -72,6 +74,9 @@ pub(crate) struct Compare {
     /// Where the peers' recipes are; by default in the sources that this was built from.
     #[arg(long)]
     recipes: Option<PathBuf>,
+    /// Also measure the gateway alone: producers' doors, nodes, sizes, topics, outages (about three minutes).
+    #[arg(long)]
+    appendix: bool,
     /// Write all figures here as JSON.
     #[arg(long)]
     out: Option<PathBuf>,
@@ -153,6 +158,11 @@ pub(crate) fn run(compare: &Compare, progress: Progress) -> Result<Results> {
         }
     }
     results.finish();
+    if compare.appendix
+        && let Some(binary) = peers.iter().find_map(Peer::binary)
+    {
+        results.appendix = appendix::sections(binary, seconds.min(2.0), &ending, progress)?;
+    }
     if let Some(path) = &compare.out {
         fs::write(path, serde_json::to_vec_pretty(&results)?).with_context(|| format!("writing {}", path.display()))?;
     }

@@ -102,6 +102,11 @@ impl Peer {
         matches!(self.kind, Kind::Gateway { .. })
     }
 
+    /// Of a gateway.
+    pub(crate) fn binary(&self) -> Option<&PathBuf> {
+        if let Kind::Gateway { binary, .. } = &self.kind { Some(binary) } else { None }
+    }
+
     /// What goals are measured against.
     pub(crate) fn is_yardstick(&self) -> bool {
         self.name == FLOOR || self.name == UWEBSOCKETS

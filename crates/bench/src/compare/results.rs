@@ -8,6 +8,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::{
+    appendix::Section,
     peers::{FLOOR, Peer, UWEBSOCKETS},
     stats::Spread,
     workloads::{Bound, Goal, Metric, Workload},
@@ -52,6 +53,8 @@ pub(crate) struct Results {
     /// Peers that took no part, and why.
     pub(crate) skipped: Vec<String>,
     pub(crate) summaries: Vec<Summary>,
+    /// Of the gateway alone.
+    pub(crate) appendix: Vec<Section>,
     pub(crate) cells: Vec<Cell>,
 }
 
@@ -138,7 +141,15 @@ impl Cell {
 
 impl Results {
     pub(crate) fn new(noise: f64, seconds: f64, skipped: Vec<String>) -> Result<Self> {
-        Ok(Self { machine: machine()?, seconds, noise, skipped, summaries: Vec::new(), cells: Vec::new() })
+        Ok(Self {
+            machine: machine()?,
+            seconds,
+            noise,
+            skipped,
+            summaries: Vec::new(),
+            appendix: Vec::new(),
+            cells: Vec::new(),
+        })
     }
 
     pub(crate) fn add(&mut self, cell: Cell) {
@@ -158,7 +169,8 @@ impl Results {
             let wrong = cell.fault.as_ref().or(cell.failed.as_ref())?;
             Some(format!("{} under {}: {wrong}", cell.peer, cell.workload.title()))
         };
-        let all: Vec<_> = ours.filter_map(wrong).collect();
+        let beside = self.appendix.iter().filter_map(|section| section.fault.clone());
+        let all: Vec<_> = ours.filter_map(wrong).chain(beside).collect();
         (!all.is_empty()).then(|| all.join("; "))
     }
 

@@ -75,6 +75,9 @@ impl std::fmt::Display for Results {
                 writeln!(f, "  {word:<6} {}: {}", verdict.goal, range(&verdict.found))?;
             }
         }
+        for section in &self.appendix {
+            write!(f, "\n{}\n\n{}", section.title, section.table)?;
+        }
         self.skipped.iter().try_for_each(|peer| writeln!(f, "\nwithout {peer}"))
     }
 }
@@ -108,6 +111,9 @@ pub(crate) fn markdown(results: &Results, plots: &str) -> String {
             writeln!(out, "{gap}- {}: {}, {word}", verdict.goal, range(&verdict.found))
                 .expect("writing to memory cannot fail");
         }
+    }
+    for section in &results.appendix {
+        write!(out, "\n### {}\n\n{}", section.title, section.table).expect("writing to memory cannot fail");
     }
     for peer in &results.skipped {
         write!(out, "\nWithout {peer}\n").expect("writing to memory cannot fail");

@@ -15,7 +15,7 @@ use crate::{
     progress::Progress,
 };
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct Recovery {
     /// Connections, each of a user of its own, all subscribed to one topic.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
