@@ -85,6 +85,12 @@ enum Spread {
     Topics(u64),
 }
 
+/// `1 node`, `2 nodes`.
+fn counted(count: u64, noun: &str) -> String {
+    let ending = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{ending}")
+}
+
 impl What {
     fn loads(self) -> Vec<Load> {
         let load = |name: String| Load {
@@ -111,7 +117,7 @@ impl What {
                 doors.into_iter().flat_map(each).collect()
             }
             Self::Nodes => [1, 2, 4, 8]
-                .map(|nodes| Load { nodes, spread: Spread::Everybody, ..load(format!("{nodes} nodes")) })
+                .map(|nodes| Load { nodes, spread: Spread::Everybody, ..load(counted(nodes.into(), "node")) })
                 .into(),
             Self::Sizes => [166, 1024, 4096, 16_384]
                 .map(|payload| {
@@ -122,7 +128,7 @@ impl What {
             Self::Topics => [1, 10, 100, 1000]
                 .map(|topics| {
                     let (connections, spread) = (1000, Spread::Topics(topics));
-                    Load { connections, spread, ..load(format!("{topics} topics")) }
+                    Load { connections, spread, ..load(counted(topics, "topic")) }
                 })
                 .into(),
         }

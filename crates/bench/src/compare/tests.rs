@@ -8,7 +8,7 @@ use super::{
 };
 
 fn results(cells: Vec<Cell>) -> Results {
-    let mut results = Results::new(10.0, 3.0, vec!["sockudo: it does not build here".into()]).unwrap();
+    let mut results = Results::new(10.0, 3.0, vec!["nchan: it does not build here".into()]).unwrap();
     for cell in cells {
         results.add(cell);
     }
@@ -91,4 +91,25 @@ fn a_plot_has_a_bar_for_each_server() {
 #[test]
 fn figures_are_told_with_the_digits_that_say_something() {
     assert_eq!([0.0, 0.0123, 1.234, 12.34, 123.4, 1234.5].map(tell), ["0", "0.012", "1.23", "12.3", "123", "1,235"]);
+}
+
+#[test]
+fn every_command_of_the_document_can_be_said_and_its_tables_have_a_place() {
+    use clap::Parser;
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/performance.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    assert!(table::between(&text, "").is_some(), "the document has no marks");
+    let is_command = |line: &&str| line.starts_with("bench ") || line.starts_with("target/dist/bench ");
+    let commands: Vec<&str> = text.lines().filter(is_command).collect();
+    assert!(commands.len() > 5, "{commands:?}");
+    for command in commands {
+        let said = command.split('#').next().unwrap_or_default();
+        // What the shell would put there is one word; here a number does.
+        let (before, after) = said.split_once("$(").unwrap_or((said, ""));
+        let after = after.rsplit_once(')').map_or("", |(_, after)| after);
+        let word = if said.contains("$(") { "1" } else { "" };
+        let words = format!("{}{word}{after}", before.replace('"', ""));
+        let parsed = crate::args::Cli::try_parse_from(words.replace('"', "").split_whitespace());
+        assert!(parsed.is_ok(), "{command}: {}", parsed.unwrap_err());
+    }
 }
