@@ -122,10 +122,11 @@ impl Listener for Relay {
 impl Frame {
     /// A message with its routing facts.
     pub(crate) fn of_message(message: &Payload, address: &Address, position: Option<Position>) -> Self {
-        let text = message.with_route(address, position.as_ref());
         let question = notification::callback_of(message);
         let may_be_dropped = (question.is_none() && !is_state(message)).then(|| address.clone());
-        Self::with(&text, Facts { question, position, may_be_dropped })
+        let write = |text: &mut Vec<u8>| message.append_routed(address, position.as_ref(), text);
+        let facts = Facts { question, position: position.clone(), may_be_dropped };
+        Self::written(message.routed_bytes(), facts, write)
     }
 
     /// A message as it is.

@@ -19,7 +19,10 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-use crate::{http::Problem, wire::Wire};
+use crate::{
+    http::Problem,
+    wire::{self, Ear, Mouth},
+};
 
 /// A request that asks for a WebSocket, and may.
 pub(crate) struct Upgrade {
@@ -30,7 +33,8 @@ pub(crate) struct Upgrade {
 
 /// A WebSocket of which nothing is read or written yet.
 pub(crate) struct Socket {
-    pub(crate) wire: Wire,
+    pub(crate) ear: Ear,
+    pub(crate) mouth: Mouth,
     /// What the client sent right behind its request.
     pub(crate) early: Vec<u8>,
     /// What was agreed about compression.
@@ -87,16 +91,19 @@ impl Socket {
         match upgraded.downcast::<TokioIo<TcpStream>>() {
             // Copied: the server's buffer is much larger and would live as long as these bytes.
             Ok(parts) => {
-                let early = parts.read_buf.to_vec();
-                Self { wire: Wire::Tcp(parts.io.into_inner()), early, compression }
+                let (ear, mouth) = wire::of_tcp(parts.io.into_inner());
+                Self { ear, mouth, early: parts.read_buf.to_vec(), compression }
             }
-            Err(upgraded) => Self { wire: through_a_pair(upgraded), early: Vec::new(), compression },
+            Err(upgraded) => {
+                let (ear, mouth) = through_a_pair(upgraded);
+                Self { ear, mouth, early: Vec::new(), compression }
+            }
         }
     }
 }
 
 /// One end of a pair; a task copies between the other and what is not ours.
-fn through_a_pair(upgraded: Upgraded) -> Wire {
+fn through_a_pair(upgraded: Upgraded) -> (Ear, Mouth) {
     let (ours, mut theirs) = UnixStream::pair().expect("two more file descriptors");
     tokio::spawn(async move {
         let mut upgraded = TokioIo::new(upgraded);
@@ -106,5 +113,5 @@ fn through_a_pair(upgraded: Upgraded) -> Wire {
         // The peer hears the end, whoever made it.
         upgraded.shutdown().await.ok();
     });
-    Wire::Pair(ours)
+    wire::of_pair(ours)
 }

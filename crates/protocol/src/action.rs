@@ -152,10 +152,14 @@ impl Incoming {
             return error(ActionError::Empty);
         }
         let fields = Fields::of(&map);
-        match id(&fields) {
-            Ok(id) => Self { id, action: Action::parse(&fields, &map) },
-            Err(wrong) => error(wrong.into()),
+        let id = match id(&fields) {
+            Ok(id) => id,
+            Err(wrong) => return error(wrong.into()),
+        };
+        if let Some("ping") = map.get("action").and_then(Value::as_str) {
+            return Self { id, action: Ok(Action::Ping { data: map }) };
         }
+        Self { id, action: Action::parse(&fields) }
     }
 }
 
@@ -169,13 +173,12 @@ fn id(fields: &Fields<'_>) -> Result<Option<Value>, FieldError> {
 }
 
 impl Action {
-    fn parse(fields: &Fields<'_>, map: &Map<String, Value>) -> Result<Self, ActionError> {
+    fn parse(fields: &Fields<'_>) -> Result<Self, ActionError> {
         let name = match fields.get("action") {
             Some(Value::String(name)) => name.as_str(),
             _ => return Err(fields.wrong("action", format!("one of {}", ACTIONS.join(", "))).into()),
         };
         Ok(match name {
-            "ping" => Self::Ping { data: map.clone() },
             "subscribe" => subscribe(fields)?,
             "unsubscribe" => unsubscribe(fields)?,
             "confirm" => Self::Confirm {

@@ -18,12 +18,10 @@ use super::{
 use crate::{
     hub::{Attention, Frame, Outbox, OutboxLimits},
     transport::Socket,
-    wire::Wire,
 };
 
 /// See the module.
 pub(crate) struct Line {
-    wire: Arc<Wire>,
     reader: Reader,
     outbox: Arc<Outbox>,
     agenda: Agenda,
@@ -63,9 +61,9 @@ pub(crate) enum End {
 }
 
 /// What there is to do.
-enum Happened {
+enum Happened<A> {
     Acted,
-    Readable,
+    Heard(Result<Option<A>, End>),
     Moment,
     Attention(Attention),
 }
@@ -73,10 +71,9 @@ enum Happened {
 impl Line {
     /// A line of a new WebSocket.
     pub(crate) fn new(socket: Socket, reads: Limits, writes: OutboxLimits, agenda: Agenda) -> Self {
-        let Socket { wire, early, compression } = socket;
-        let wire = Arc::new(wire);
-        let outbox = Arc::new(Outbox::new(writes, compression, Arc::clone(&wire) as _));
-        Self { wire, reader: Reader::new(reads, compression, early), outbox, agenda }
+        let Socket { ear, mouth, early, compression } = socket;
+        let outbox = Arc::new(Outbox::new(writes, compression, Box::new(mouth)));
+        Self { reader: Reader::new(ear, reads, compression, early), outbox, agenda }
     }
 
     /// What is to be sent.
@@ -91,7 +88,7 @@ impl Line {
 
     /// Serves the client until one of the two ends it.
     pub(crate) async fn serve<T: Talk>(&mut self, talk: &T) -> End {
-        let Self { wire, reader, outbox, agenda } = self;
+        let Self { reader, outbox, agenda } = self;
         let mut acting: Option<BoxFuture<'_, ()>> = None;
         let mut leaving = false;
         let sleep = sleep_until(agenda.next());
@@ -108,8 +105,8 @@ impl Line {
                 }
                 // Whoever does not take its answers is not listened to.
                 let listening = acting.is_none() && outbox.has_room();
-                if listening && (reader.has_unread() || wire.poll_readable(cx).is_ready()) {
-                    return Poll::Ready(Happened::Readable);
+                if listening && let Poll::Ready(heard) = reader.poll_read(cx, talk, outbox, agenda) {
+                    return Poll::Ready(Happened::Heard(heard));
                 }
                 if sleep.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Happened::Moment);
@@ -119,7 +116,7 @@ impl Line {
                     return Poll::Ready(Happened::Attention(attention));
                 }
                 if !listening && acting.is_none() && outbox.has_room() {
-                    return Poll::Ready(Happened::Readable);
+                    return Poll::Ready(Happened::Heard(Ok(None)));
                 }
                 Poll::Pending
             });
@@ -130,10 +127,8 @@ impl Line {
                         outbox.close(close::DRAIN);
                     }
                 }
-                Happened::Readable => match reader.read(wire, talk, outbox, agenda) {
-                    Ok(action) => acting = action.map(|action| talk.perform(action)),
-                    Err(end) => return end,
-                },
+                Happened::Heard(Ok(action)) => acting = action.map(|action| talk.perform(action)),
+                Happened::Heard(Err(end)) => return end,
                 Happened::Moment => match agenda.due(acting.is_none(), outbox) {
                     Due::Nothing => {}
                     Due::Ping => outbox.push(&Frame::control(frame::server(Opcode::Ping, &[]))),
@@ -161,7 +156,7 @@ impl Line {
         };
         let goodbye = async {
             self.outbox.last(Frame::control(last)).await;
-            timeout(LAST_WORDS, self.reader.read_to_the_end(&self.wire)).await.ok();
+            timeout(LAST_WORDS, self.reader.read_to_the_end()).await.ok();
         };
         // Whoever does not read in time has had its chance.
         timeout(GOODBYE, goodbye).await.ok();

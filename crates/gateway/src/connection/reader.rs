@@ -1,7 +1,11 @@
 //! What the client says: bytes into messages, one after the other, until one of them asks for something that takes time.
 //! Bytes are read into a buffer of the thread, so a connection that says nothing holds none.
 
-use std::{cell::RefCell, future::poll_fn, io};
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    task::{Context, Poll, ready},
+};
 
 use countersign_protocol::close;
 use countersign_ws::{Decoder, Event, Inflater, Limits, Opcode, Role, deflate::Agreed, frame};
@@ -9,11 +13,12 @@ use countersign_ws::{Decoder, Event, Inflater, Limits, Opcode, Role, deflate::Ag
 use super::{Agenda, End, Talk};
 use crate::{
     hub::{Frame, Outbox},
-    wire::Wire,
+    wire::Ear,
 };
 
 /// See the module.
 pub(super) struct Reader {
+    ear: Ear,
     decoder: Decoder,
     compression: Option<Agreed>,
     /// Read, and not looked at because an action is under way.
@@ -42,33 +47,29 @@ pub(crate) enum Said<'a> {
 
 impl Reader {
     /// `early` is what came right behind the handshake.
-    pub(super) fn new(limits: Limits, compression: Option<Agreed>, early: Vec<u8>) -> Self {
-        Self { decoder: Decoder::new(Role::Server, limits), compression, unread: early }
+    pub(super) fn new(ear: Ear, limits: Limits, compression: Option<Agreed>, early: Vec<u8>) -> Self {
+        Self { ear, decoder: Decoder::new(Role::Server, limits), compression, unread: early }
     }
 
-    /// Whether something was read and not looked at.
-    pub(super) fn has_unread(&self) -> bool {
-        !self.unread.is_empty()
-    }
-
-    /// Looks at what the client says, until nothing is left or something takes time; that.
-    pub(super) fn read<T: Talk>(
+    /// Looks at what the client says, until nothing is left or something takes time; that. Pending when it says nothing.
+    pub(super) fn poll_read<T: Talk>(
         &mut self,
-        wire: &Wire,
+        cx: &mut Context<'_>,
         talk: &T,
         outbox: &Outbox,
         agenda: &mut Agenda,
-    ) -> Result<Option<T::Action>, End> {
+    ) -> Poll<Result<Option<T::Action>, End>> {
         SCRATCH.with_borrow_mut(|Scratch { read, inflater }| {
-            if self.has_unread() {
+            if !self.unread.is_empty() {
                 let mut unread = std::mem::take(&mut self.unread);
-                return self.take(&mut unread, inflater, talk, outbox, agenda);
+                return Poll::Ready(self.take(&mut unread, inflater, talk, outbox, agenda));
             }
-            match wire.try_read(read) {
-                Ok(0) => Err(End::Gone),
-                Ok(bytes) => self.take(read.get_mut(..bytes).unwrap_or_default(), inflater, talk, outbox, agenda),
-                Err(error) if is_nothing(&error) => Ok(None),
-                Err(_) => Err(End::Gone),
+            match ready!(self.ear.poll_read(cx, read)) {
+                Ok(0) | Err(_) => Poll::Ready(Err(End::Gone)),
+                Ok(bytes) => {
+                    let input = read.get_mut(..bytes).unwrap_or_default();
+                    Poll::Ready(self.take(input, inflater, talk, outbox, agenda))
+                }
             }
         })
     }
@@ -110,25 +111,23 @@ impl Reader {
 
     /// Reads on until the client has closed too: a socket that is closed with something unread is reset, and a reset may overtake
     /// the close code.
-    pub(super) async fn read_to_the_end(&mut self, wire: &Wire) {
-        while !self.decoder.heard_close() {
-            if poll_fn(|cx| wire.poll_readable(cx)).await.is_err() {
-                return;
-            }
-            let over = SCRATCH.with_borrow_mut(|Scratch { read, inflater }| match wire.try_read(read) {
-                Ok(0) => true,
-                Ok(bytes) => {
-                    let mut input = read.get_mut(..bytes).unwrap_or_default();
-                    // A violation is said once, and then what can be read is a close frame.
-                    while !matches!(self.decoder.next_inflating(&mut input, inflater), Ok(None)) {}
-                    false
+    pub(super) async fn read_to_the_end(&mut self) {
+        poll_fn(|cx| {
+            SCRATCH.with_borrow_mut(|Scratch { read, inflater }| {
+                while !self.decoder.heard_close() {
+                    match ready!(self.ear.poll_read(cx, read)) {
+                        Ok(0) | Err(_) => break,
+                        Ok(bytes) => {
+                            let mut input = read.get_mut(..bytes).unwrap_or_default();
+                            // A violation is said once, and then what can be read is a close frame.
+                            while !matches!(self.decoder.next_inflating(&mut input, inflater), Ok(None)) {}
+                        }
+                    }
                 }
-                Err(error) => !is_nothing(&error),
-            });
-            if over {
-                return;
-            }
-        }
+                Poll::Ready(())
+            })
+        })
+        .await;
     }
 }
 
@@ -143,10 +142,6 @@ impl Said<'_> {
             Self::Binary(bytes) => std::str::from_utf8(bytes).map_err(|_| End::Close(close::BAD_DATA)),
         }
     }
-}
-
-fn is_nothing(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 /// What one read takes at most; actions are some hundred bytes.

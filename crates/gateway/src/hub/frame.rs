@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use countersign_protocol::{Address, CallbackId, Position};
-use countersign_ws::{Deflater, Opcode, deflate::Agreed, frame};
+use countersign_ws::{Deflater, Header, Opcode, deflate::Agreed, frame};
 
 thread_local! {
     /// Level 1: most of the gain for a third of the work.
@@ -17,6 +17,8 @@ thread_local! {
 
 /// Bytes of a text from which deflating is worth its time: an envelope of 136 bytes shrinks by a tenth.
 const DEFLATED_FROM: usize = 512;
+/// The longest header of a server's frame: two bytes, and eight for a length.
+const HEADER_BYTES: usize = 10;
 /// The window of the form that all clients share, in bits.
 const WIDEST: u8 = 15;
 
@@ -37,12 +39,14 @@ pub(crate) struct Facts {
 }
 
 struct Encoded {
-    /// The WebSocket frame, header and text in one run.
-    wire: Bytes,
+    /// Room for the longest header, of which the header takes the end, and the text.
+    bytes: Vec<u8>,
+    /// Where the header begins.
+    begins: usize,
+    /// Where the text begins; at the end for a frame of the WebSocket itself.
+    text_from: usize,
     /// The same, compressed; made when it is first wanted.
-    deflated: OnceLock<Option<Bytes>>,
-    /// Of the text, in bytes; the header is before it.
-    length: usize,
+    deflated: OnceLock<Option<Box<[u8]>>>,
     facts: Facts,
 }
 
@@ -54,40 +58,48 @@ impl Frame {
 
     /// A text, which is UTF-8, with its facts.
     pub(crate) fn with(text: &[u8], facts: Facts) -> Self {
+        Self::written(text.len(), facts, |bytes| bytes.extend_from_slice(text))
+    }
+
+    /// A text of about `length` bytes that is written into place.
+    pub(crate) fn written(length: usize, facts: Facts, write: impl FnOnce(&mut Vec<u8>)) -> Self {
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + length);
+        bytes.extend_from_slice(&[0; HEADER_BYTES]);
+        write(&mut bytes);
+        let header = Header::whole(Opcode::Text, bytes.len() - HEADER_BYTES).encode();
+        let begins = HEADER_BYTES - header.len();
+        if let Some(place) = bytes.get_mut(begins..HEADER_BYTES) {
+            place.copy_from_slice(&header);
+        }
+        Self(Arc::new(Encoded { bytes, begins, text_from: HEADER_BYTES, deflated: OnceLock::new(), facts }))
+    }
+
+    /// A frame of the WebSocket itself, or another one that is whole, as it goes over the wire.
+    pub(crate) fn control(wire: Bytes) -> Self {
+        let facts = Facts::default();
         Self(Arc::new(Encoded {
-            wire: frame::server(Opcode::Text, text),
+            text_from: wire.len(),
+            bytes: wire.into(),
+            begins: 0,
             deflated: OnceLock::new(),
-            length: text.len(),
             facts,
         }))
     }
 
-    /// A frame of the WebSocket itself, as it goes over the wire.
-    pub(crate) fn control(wire: Bytes) -> Self {
-        Self(Arc::new(Encoded { wire, deflated: OnceLock::new(), length: 0, facts: Facts::default() }))
-    }
-
     /// What goes over the wire to a client with which this was agreed about compression. Deflated once, by the first who asks.
-    pub(crate) fn wire(&self, compression: Option<Agreed>) -> &Bytes {
-        let Encoded { wire, deflated, length, .. } = &*self.0;
-        match compression {
-            Some(agreed) if *length >= DEFLATED_FROM && agreed.takes_shared(*length) => {
-                deflated.get_or_init(|| self.deflate()).as_ref().unwrap_or(wire)
-            }
-            _ => wire,
+    pub(crate) fn wire(&self, compression: Option<Agreed>) -> &[u8] {
+        let plain = self.0.bytes.get(self.0.begins..).unwrap_or_default();
+        let Some(agreed) = compression else { return plain };
+        let text = self.0.text();
+        if text.len() < DEFLATED_FROM || !agreed.takes_shared(text.len()) {
+            return plain;
         }
-    }
-
-    /// `None` when it would gain nothing.
-    fn deflate(&self) -> Option<Bytes> {
-        let text = self.0.wire.get(self.0.wire.len() - self.0.length..).unwrap_or_default();
-        let deflated = DEFLATER.with_borrow_mut(|deflater| deflater.compress(text, WIDEST));
-        deflated.map(|deflated| frame::server_compressed(Opcode::Text, &deflated))
+        self.0.deflated.get_or_init(|| deflate(text)).as_deref().unwrap_or(plain)
     }
 
     /// Length on the wire in bytes, uncompressed.
     pub(crate) fn len(&self) -> usize {
-        self.0.wire.len()
+        self.0.bytes.len() - self.0.begins
     }
 
     /// The callback whose question this is.
@@ -111,8 +123,21 @@ impl Frame {
     }
 }
 
+/// `None` when it would gain nothing.
+fn deflate(text: &[u8]) -> Option<Box<[u8]>> {
+    let deflated = DEFLATER.with_borrow_mut(|deflater| deflater.compress(text, WIDEST))?;
+    Some(frame::server_compressed(Opcode::Text, &deflated).to_vec().into_boxed_slice())
+}
+
+impl Encoded {
+    /// Empty for a frame of the WebSocket itself.
+    fn text(&self) -> &[u8] {
+        self.bytes.get(self.text_from..).unwrap_or_default()
+    }
+}
+
 impl fmt::Debug for Encoded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Encoded({} bytes, {:?})", self.length, self.facts)
+        write!(f, "Encoded({} bytes, {:?})", self.text().len(), self.facts)
     }
 }

@@ -14,7 +14,7 @@ pub(super) mod tests;
 
 use std::{
     fmt, io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
 
@@ -59,7 +59,7 @@ pub(crate) trait Sink: Send + Sync {
 /// See the module. Owned by the connection; the hub holds a share to fill it.
 pub(crate) struct Outbox {
     limits: OutboxLimits,
-    sink: Arc<dyn Sink>,
+    sink: Box<dyn Sink>,
     queue: Mutex<Queue>,
 }
 
@@ -78,7 +78,7 @@ pub(crate) enum Attention {
 }
 
 impl Outbox {
-    pub(crate) fn new(limits: OutboxLimits, compression: Option<Agreed>, sink: Arc<dyn Sink>) -> Self {
+    pub(crate) fn new(limits: OutboxLimits, compression: Option<Agreed>, sink: Box<dyn Sink>) -> Self {
         Self { limits, sink, queue: Mutex::new(Queue::new(compression)) }
     }
 

@@ -34,7 +34,7 @@ impl Deref for Device {
 
 fn connect(hub: &Arc<Hub>) -> Device {
     let kernel = Kernel::taking(usize::MAX);
-    let outbox = Outbox::new(LIMITS, None, Arc::clone(&kernel) as _);
+    let outbox = Outbox::new(LIMITS, None, Box::new(Arc::clone(&kernel)));
     Device { membership: hub.enter(Arc::new(outbox)), kernel, heard: Cell::new(0) }
 }
 
@@ -264,7 +264,7 @@ fn a_join_that_is_given_up_leaves_the_room() {
 fn a_slow_member_is_closed_and_disturbs_nobody() {
     let (hub, _) = hub();
     let limits = OutboxLimits { bytes: 2, frames: 2, when_full: WhenFull::Close };
-    let slow = hub.enter(Arc::new(Outbox::new(limits, None, Kernel::taking(0))));
+    let slow = hub.enter(Arc::new(Outbox::new(limits, None, Box::new(Kernel::taking(0)))));
     let quick = connect(&hub);
     live(&slow, &topic("a"));
     live(&quick, &topic("a"));

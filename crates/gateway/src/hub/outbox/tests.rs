@@ -48,7 +48,7 @@ impl Kernel {
     }
 }
 
-impl Sink for Kernel {
+impl Sink for Arc<Kernel> {
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         let mut state = self.state.lock().unwrap();
         let taken = bytes.len().min(state.0);
@@ -71,7 +71,7 @@ fn limits(bytes: usize, frames: usize) -> OutboxLimits {
 }
 
 fn outbox(kernel: &Arc<Kernel>, bytes: usize, frames: usize) -> Outbox {
-    Outbox::new(limits(bytes, frames), None, Arc::clone(kernel) as _)
+    Outbox::new(limits(bytes, frames), None, Box::new(Arc::clone(kernel)))
 }
 
 /// A frame of so many bytes on the wire, short enough for the shortest header.
@@ -218,7 +218,7 @@ fn the_last_frame_follows_the_rest_of_a_frame_that_was_begun_and_nothing_else() 
 fn a_slow_reader_that_prefers_it_misses_messages_and_hears_which_before_it_hears_more() {
     let kernel = Kernel::taking(0);
     let outbox =
-        Outbox::new(OutboxLimits { when_full: WhenFull::Drop, ..limits(20, 2) }, None, Arc::clone(&kernel) as _);
+        Outbox::new(OutboxLimits { when_full: WhenFull::Drop, ..limits(20, 2) }, None, Box::new(Arc::clone(&kernel)));
     for offset in 1..=5 {
         outbox.push(&message(&format!("m{offset}"), offset));
     }
@@ -243,7 +243,7 @@ fn a_slow_reader_that_prefers_it_misses_messages_and_hears_which_before_it_hears
 fn the_news_of_what_was_left_out_comes_also_when_nothing_follows() {
     let kernel = Kernel::taking(0);
     let outbox =
-        Outbox::new(OutboxLimits { when_full: WhenFull::Drop, ..limits(20, 1) }, None, Arc::clone(&kernel) as _);
+        Outbox::new(OutboxLimits { when_full: WhenFull::Drop, ..limits(20, 1) }, None, Box::new(Arc::clone(&kernel)));
     outbox.push(&message("m1", 1));
     outbox.push(&message("m2", 2));
     kernel.take(1000);
@@ -253,7 +253,8 @@ fn the_news_of_what_was_left_out_comes_also_when_nothing_follows() {
 
 #[test]
 fn what_is_no_message_is_never_left_out() {
-    let outbox = Outbox::new(OutboxLimits { when_full: WhenFull::Drop, ..limits(20, 1) }, None, Kernel::taking(0) as _);
+    let outbox =
+        Outbox::new(OutboxLimits { when_full: WhenFull::Drop, ..limits(20, 1) }, None, Box::new(Kernel::taking(0)));
     outbox.push(&message("m1", 1));
     outbox.push(&Frame::plain("a reply"));
     assert_eq!(attention(&outbox), Some(Attention::Close(close::SLOW)));
