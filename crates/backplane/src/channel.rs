@@ -12,6 +12,8 @@ pub enum Channel {
     User(UserId),
     /// Messages of one topic.
     Topic(TopicName),
+    /// Who joins and leaves one topic.
+    Presence(TopicName),
     /// Open mode: every question, end of a callback and cancellation.
     Guests,
     /// The decision of one callback, for those who wait for it.
@@ -39,7 +41,7 @@ impl Channel {
             Self::Broadcast => Some(Address::Broadcast),
             Self::User(id) => Some(Address::User(id.clone())),
             Self::Topic(name) => Some(Address::Topic(name.clone())),
-            Self::Guests | Self::Answer(_) | Self::Ack(_) | Self::Node(_) => None,
+            Self::Presence(_) | Self::Guests | Self::Answer(_) | Self::Ack(_) | Self::Node(_) => None,
         }
     }
 
@@ -49,6 +51,7 @@ impl Channel {
             Self::Broadcast => "broadcast".to_owned(),
             Self::User(id) => format!("user:{id}"),
             Self::Topic(name) => format!("topic:{name}"),
+            Self::Presence(name) => format!("presence:{name}"),
             Self::Guests => "guests".to_owned(),
             Self::Answer(id) => format!("answer:{id}"),
             Self::Ack(id) => format!("ack:{id}"),

@@ -8,6 +8,8 @@
 //! - [`callbacks`]: the life cycle of callbacks: one atomic step decides.
 //! - [`heartbeats`]: "still executing", kept up by the cluster.
 //! - [`receipts`]: messages that want to be acknowledged.
+//! - [`presence`]: who is in a topic.
+//! - [`connections`]: which connections a user has, and how many it may have.
 //! - [`inbox`]: the durable door of producers.
 //! - [`cluster`]: which nodes there are, and whether the link to them holds.
 //! - [`wire`]: the payload format of publications, `{…}` or `<epoch>:<offset>:{…}`.
@@ -20,12 +22,14 @@
 pub mod callbacks;
 pub mod channel;
 pub mod cluster;
+pub mod connections;
 pub mod heartbeats;
 pub mod inbox;
 pub mod interest;
 pub mod listener;
 pub mod memory;
 pub mod messages;
+pub mod presence;
 pub mod receipts;
 pub mod redis;
 pub mod wire;
@@ -35,16 +39,18 @@ use std::time::Duration;
 pub use callbacks::{Callback, Callbacks};
 pub use channel::Channel;
 pub use cluster::{Cluster, Link};
+pub use connections::Connections;
 pub use heartbeats::Heartbeats;
 pub use inbox::{Doors, Inbox};
 pub use interest::{Interest, Wanted};
 pub use listener::{Heard, Listener, Observation};
 pub use messages::{History, HistoryPolicy, Messages, Publication};
+pub use presence::Presence;
 pub use receipts::Receipts;
 
 /// Everything that a node asks of what connects it with the others.
-pub trait Backplane: Messages + Callbacks + Heartbeats + Receipts + Doors + Cluster {}
-impl<T: Messages + Callbacks + Heartbeats + Receipts + Doors + Cluster> Backplane for T {}
+pub trait Backplane: Messages + Callbacks + Heartbeats + Receipts + Presence + Connections + Doors + Cluster {}
+impl<T: Messages + Callbacks + Heartbeats + Receipts + Presence + Connections + Doors + Cluster> Backplane for T {}
 
 /// What every node of a cluster has to agree on.
 #[derive(Debug, Clone)]

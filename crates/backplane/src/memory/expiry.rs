@@ -41,6 +41,11 @@ impl<T: Clone + Eq + Hash + Ord> Expiries<T> {
         }
     }
 
+    /// Whether it has an end.
+    pub(super) fn contains(&self, thing: &T) -> bool {
+        self.ends.contains_key(thing)
+    }
+
     /// Takes the earliest thing whose end has come.
     pub(super) fn pop_due(&mut self, now: u64) -> Option<T> {
         if self.order.first()?.0 > now {

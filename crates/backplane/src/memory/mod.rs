@@ -7,17 +7,19 @@
 //! - `store`: all state behind one mutex, and the fan-out to the nodes' queues.
 //! - `lifecycle`, `cancel`, `record`, `tombstones`: callbacks, as a pure state machine.
 //! - `past`: numbering, histories and the results of keyed messages, as another.
-//! - `heartbeats`, `receipts`: two more.
+//! - `heartbeats`, `receipts`, `presence`, `connections`: four more.
 //! - `node`: the traits of the crate, for one node; its reader is in `reader`.
 //! - `expiry`: an index of what ends when.
 
 mod cancel;
 pub mod clock;
+mod connections;
 mod expiry;
 mod heartbeats;
 mod lifecycle;
 mod node;
 mod past;
+mod presence;
 mod reader;
 mod receipts;
 mod record;

@@ -68,6 +68,11 @@ impl MemoryNode {
         Arc::new(Self { memory, ear, link, stopped, reader })
     }
 
+    /// Where this node hears.
+    pub(super) fn ear(&self) -> EarId {
+        self.ear
+    }
+
     /// One step, by the store's clock.
     pub(super) fn step<T>(&self, step: impl FnOnce(&mut Store, u64) -> T) -> Result<T> {
         let mut store = self.memory.lock();

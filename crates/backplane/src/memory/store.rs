@@ -14,7 +14,8 @@ use countersign_protocol::NodeId;
 use tokio::sync::{Notify, mpsc};
 
 use super::{
-    clock::millis, expiry::Expiries, heartbeats::Beats, lifecycle::Lifecycle, past::Pasts, receipts::ReceiptBook,
+    clock::millis, connections::Register, expiry::Expiries, heartbeats::Beats, lifecycle::Lifecycle, past::Pasts,
+    presence::Roll, receipts::ReceiptBook,
 };
 use crate::{BackplaneError, Channel, Result, Settings};
 
@@ -30,6 +31,8 @@ pub(super) struct Store {
     pub(super) pasts: Pasts,
     pub(super) beats: Beats,
     pub(super) receipts: ReceiptBook,
+    pub(super) roll: Roll,
+    pub(super) register: Register,
     announcements: HashMap<NodeId, String>,
     announcements_end: Expiries<NodeId>,
     ears: BTreeMap<EarId, Ear>,
@@ -83,6 +86,8 @@ impl Store {
             lifecycle: Lifecycle::new(settings),
             beats: Beats::default(),
             receipts: ReceiptBook::default(),
+            roll: Roll::default(),
+            register: Register::default(),
             announcements: HashMap::new(),
             announcements_end: Expiries::default(),
             ears: BTreeMap::new(),
@@ -96,6 +101,8 @@ impl Store {
         self.pasts.purge(now);
         self.beats.purge(now);
         self.receipts.purge(now);
+        self.register.purge(now);
+        self.purge_places(now);
         while let Some(node) = self.announcements_end.pop_due(now) {
             self.announcements.remove(&node);
         }
@@ -216,6 +223,8 @@ impl Store {
             && self.pasts.is_empty()
             && self.beats.is_empty()
             && self.receipts.is_empty()
+            && self.roll.is_empty()
+            && self.register.is_empty()
             && self.announcements.is_empty()
             && self.announcements_end.len() == 0
     }

@@ -18,6 +18,11 @@
 //! | `cs:{pNN}:beat:<user>:<task>` | hash | a heartbeat |
 //! | `cs:{pNN}:receipt:<id>` | hash | the receipt of a message that wants to be acknowledged |
 //! | `cs:{pNN}:receipts:<user>:<key>` | string | which receipt a key opened: `<id>\|<digest>` |
+//! | `cs:{pNN}:conns:<user>` | sorted set | a user's connections (`<node>:<connection>`) by the time of coming |
+//! | `cs:{pNN}:leases:<user>` | sorted set | the same by the end of their lease |
+//! | `cs:{pNN}:closing:<user>` | set | those that were told to close |
+//! | `cs:{<topic>}:places` | sorted set | places in a topic (`<node>:<user>`) by the end of their lease |
+//! | `cs:{<topic>}:members` | hash | a topic's members, each with the number of its places |
 //! | `cs:{<address>}:history` | stream | messages of an address |
 //! | `cs:{<address>}:meta` | hash | epoch and newest offset of an address, and the epoch before |
 //! | `cs:{<address>}:before` | stream | what is left of the epoch before, which another run of Redis had begun |
@@ -29,7 +34,7 @@
 use std::fmt::Write;
 
 use countersign_protocol::{
-    Address, CallbackId, IdempotencyKey, MessageId, NodeId, Partition, ReplyName, TaskId, UserId,
+    Address, CallbackId, IdempotencyKey, MessageId, NodeId, Partition, ReplyName, TaskId, TopicName, UserId,
 };
 
 use crate::Channel;
@@ -165,6 +170,19 @@ impl Keys {
         format!("{}:{{{}}}:idem:{}", self.prefix, escape(&address.to_string()), escape(key.as_str()))
     }
 
+    /// A topic's places, under the hash tag that its history has.
+    pub(super) fn places(&self, topic: &TopicName) -> String {
+        format!("{}:{{{}}}:places", self.prefix, escape(&Address::Topic(topic.clone()).to_string()))
+    }
+
+    pub(super) fn members(&self, topic: &TopicName) -> String {
+        format!("{}:{{{}}}:members", self.prefix, escape(&Address::Topic(topic.clone()).to_string()))
+    }
+
+    pub(super) fn connections(&self, user: &UserId) -> String {
+        format!("{}:conns:{}", self.tag(Partition::of(user)), escape(user.as_str()))
+    }
+
     pub(super) fn nodes(&self) -> String {
         format!("{}:{{nodes}}", self.prefix)
     }
@@ -203,6 +221,21 @@ pub(super) fn escape(name: &str) -> String {
     escaped
 }
 
+/// What [`escape`] made of a name, back again; `None` for what it never makes.
+pub(super) fn unescape(escaped: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(escaped.len());
+    let mut rest = escaped.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let mut digit = || char::from(rest.next()?).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+            bytes.push(digit()? * 16 + digit()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,6 +254,10 @@ mod tests {
         let keys = Keys::new("cs");
         assert_eq!(escape("a:b{c}%d e*ü"), "a%3Ab%7Bc%7D%25d%20e%2A%C3%BC");
         assert_eq!(escape("az.AZ_09~@-"), "az.AZ_09~@-");
+        for name in ["a:b{c}%d e*ü", "%41", "", "az.AZ_09~@-"] {
+            assert_eq!(unescape(&escape(name)).as_deref(), Some(name));
+        }
+        assert_eq!((unescape("%4"), unescape("%zz")), (None, None));
         let id = |user_id: &str, key: &str| {
             keys.callback_result(&user(user_id), &IdempotencyKey::parse(key).unwrap())
                 .split_once("idem")

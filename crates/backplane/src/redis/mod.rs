@@ -13,7 +13,8 @@
 //! - `lanes`, `failure`, `retry`, `backoff`: commands, what their errors mean, and trying again;
 //! - `resp`, `pubsub`: a connection that is there for subscriptions, read in place;
 //! - `subscriber`, `probe`, `link`: hearing, and proving that one hears;
-//! - `messages`, `callbacks`, `record`, `tasks`, `sweep`, `heartbeats`, `receipts`, `cluster`: the traits;
+//! - `messages`, `callbacks`, `record`, `tasks`, `sweep`, `heartbeats`, `receipts`, `presence`,
+//!   `connections`, `cluster`: the traits;
 //! - `replies`: pushing decisions to reply lists;
 //! - `inbox`: the durable door of producers;
 //! - `checks`: what is wrong with this Redis, said once;
@@ -23,6 +24,7 @@ mod backoff;
 mod callbacks;
 mod checks;
 mod cluster;
+mod connections;
 mod failure;
 mod heartbeats;
 mod inbox;
@@ -33,6 +35,7 @@ mod masters;
 mod members;
 mod messages;
 mod options;
+mod presence;
 mod probe;
 mod pubsub;
 mod receipts;

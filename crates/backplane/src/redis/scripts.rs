@@ -35,6 +35,12 @@ pub(super) struct Scripts {
     pub(super) inbox_next: Script,
     pub(super) inbox_done: Script,
     pub(super) inbox_bury: Script,
+    pub(super) hold_places: Script,
+    pub(super) members: Script,
+    pub(super) connect: Script,
+    pub(super) hold_connections: Script,
+    pub(super) user_connections: Script,
+    pub(super) disconnect: Script,
 }
 
 /// The scripts, with their digests.
@@ -66,11 +72,17 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
     inbox_next: Script::new(include_str!("lua/inbox_next.lua")),
     inbox_done: Script::new(include_str!("lua/inbox_done.lua")),
     inbox_bury: Script::new(include_str!("lua/inbox_bury.lua")),
+    hold_places: after(include_str!("lua/places.lua"), include_str!("lua/hold_places.lua")),
+    members: after(include_str!("lua/places.lua"), include_str!("lua/members.lua")),
+    connect: after(include_str!("lua/connections.lua"), include_str!("lua/connect.lua")),
+    hold_connections: after(include_str!("lua/connections.lua"), include_str!("lua/hold_connections.lua")),
+    user_connections: after(include_str!("lua/connections.lua"), include_str!("lua/user_connections.lua")),
+    disconnect: after(include_str!("lua/connections.lua"), include_str!("lua/disconnect.lua")),
 });
 
 impl Scripts {
     /// All of them, to be loaded when a connection is made.
-    pub(super) fn all(&self) -> [&Script; 27] {
+    pub(super) fn all(&self) -> [&Script; 33] {
         let Self {
             open,
             confirm,
@@ -99,6 +111,12 @@ impl Scripts {
             inbox_next,
             inbox_done,
             inbox_bury,
+            hold_places,
+            members,
+            connect,
+            hold_connections,
+            user_connections,
+            disconnect,
         } = self;
         [
             open,
@@ -128,6 +146,12 @@ impl Scripts {
             inbox_next,
             inbox_done,
             inbox_bury,
+            hold_places,
+            members,
+            connect,
+            hold_connections,
+            user_connections,
+            disconnect,
         ]
     }
 }
@@ -150,4 +174,9 @@ pub(super) fn evalsha(script: &ScriptInvocation<'_>) -> Cmd {
     let mut pipeline = Pipeline::new();
     pipeline.invoke_script(script);
     pipeline.cmd_iter().next().cloned().expect("one script is one command")
+}
+
+/// A verb with what it shares with others.
+fn after(shared: &str, verb: &str) -> Script {
+    Script::new(&format!("{shared}\n{verb}"))
 }

@@ -32,6 +32,9 @@ pub(crate) trait Fixture: Sized + Send + Sync + 'static {
     /// channel comes in the order of publishing, whatever it is about.
     const ONE_PLACE: bool = true;
 
+    /// Whether what expires is given up in its own time, and not only when somebody looks.
+    const EXPIRES_AT_ONCE: bool = false;
+
     /// An empty store.
     async fn start(settings: Settings) -> Self;
 

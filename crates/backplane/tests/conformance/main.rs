@@ -8,6 +8,7 @@ mod support;
 
 mod answering;
 mod cancelling;
+mod connections;
 mod deadline;
 mod fixture;
 mod heartbeats;
@@ -21,6 +22,7 @@ mod on_cluster;
 mod on_memory;
 mod on_redis;
 mod opening;
+mod presence;
 mod publishing;
 mod receipts;
 mod trail;
@@ -168,6 +170,28 @@ conformance! {
         a_receipt_and_its_key_end_with_the_retention
         a_receipt_keeps_so_many_acknowledgements_and_no_more
         receipts_of_any_names_are_told_apart;
+    presence:
+        a_user_joins_once_and_leaves_once_however_many_nodes_hold_a_place
+        what_a_dead_node_held_ends_with_its_lease_and_is_told
+        a_read_tells_what_has_expired_before_it_answers
+        a_late_renewal_that_nobody_was_told_of_changes_nothing
+        after_a_dead_node_its_user_may_be_held_elsewhere_without_a_word
+        a_repeat_of_any_change_changes_nothing
+        of_many_members_some_are_named_and_all_are_counted
+        a_great_many_expired_places_are_all_given_up
+        places_of_any_names_are_told_apart
+        changes_from_many_nodes_at_once_are_told_in_an_order_that_makes_sense;
+    connections:
+        a_users_connections_are_listed_oldest_first
+        one_more_takes_the_place_of_the_oldest_whose_node_is_told
+        one_more_is_refused
+        of_many_that_come_at_once_no_more_than_the_limit_stay
+        what_a_dead_node_held_makes_room_when_its_lease_ends
+        an_order_that_nobody_heard_is_told_again_at_the_renewal
+        what_was_forgotten_comes_back_with_the_renewal_as_far_as_the_limit_admits
+        a_user_is_disconnected_on_every_node_and_may_come_back
+        a_great_many_connections_are_all_closed
+        connections_of_any_names_are_told_apart;
     listing:
         a_users_open_callbacks_are_complete_and_in_the_order_of_asking
         the_pages_of_all_open_callbacks_show_each_once

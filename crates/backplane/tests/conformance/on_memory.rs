@@ -24,6 +24,8 @@ pub(crate) struct OnMemory {
 
 #[async_trait]
 impl Fixture for OnMemory {
+    const EXPIRES_AT_ONCE: bool = true;
+
     async fn start(settings: Settings) -> Self {
         let clock = Arc::new(ManualClock::default());
         Self {

@@ -4,13 +4,16 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use countersign_backplane::{
-    Callbacks, Cluster, Heartbeats, HistoryPolicy, Messages, Publication, Receipts, Settings,
+    Callbacks, Cluster, Connections, Heartbeats, HistoryPolicy, Messages, Presence, Publication, Receipts, Settings,
     callbacks::{Answerer, Canceller, Confirm, Confirmed},
+    connections::{ConnectionLimit, HeldConnection, HeldConnections, OneMore},
     heartbeats::Heartbeat,
+    presence::Places,
     receipts::OpenReceipt,
 };
 use countersign_protocol::{
-    Address, Answer, ConnectionId, MessageId, NodeId, Partition, Payload, Position, Status, ids::IdempotencyKey,
+    Address, Answer, ConnectionId, MessageId, NodeId, Partition, Payload, Position, Status, TopicName,
+    ids::IdempotencyKey,
 };
 
 use crate::{
@@ -52,6 +55,9 @@ fn receipt(user_id: &str, key: &str) -> OpenReceipt {
         retention: Duration::from_secs(3600),
     }
 }
+
+/// Of places and connections.
+const LEASE: Duration = Duration::from_secs(20);
 
 async fn calls(client: &mut Client) -> BTreeMap<String, u64> {
     let stats: String = client.ask("INFO commandstats").await;
@@ -102,12 +108,21 @@ async fn every_key_ends_on_its_own() {
         node.delivered(receipt.id).await.unwrap();
         let connection = ConnectionId::parse(name).unwrap();
         assert!(node.ack(receipt.id, &Answerer::User(user(name)), &connection).await.unwrap());
+        let places = Places { topic: TopicName::parse(name).unwrap(), hold: vec![user(name)], let_go: vec![] };
+        node.hold_places(vec![places], LEASE).await.pop().unwrap().unwrap();
+        let limit = ConnectionLimit { most: 1, one_more: OneMore::ReplaceOldest };
+        node.connect(&user(name), &connection, limit, LEASE).await.unwrap();
+        node.connect(&user(name), &ConnectionId::parse("one more").unwrap(), limit, LEASE).await.unwrap();
+        let other = HeldConnection { user: user("renewed"), connection, age: Duration::ZERO };
+        let held = HeldConnections { hold: vec![other], let_go: vec![] };
+        node.hold_connections(held, ConnectionLimit::default(), LEASE).await.unwrap();
     }
+    node.disconnect(&user("renewed"), LEASE).await.unwrap();
     node.cancel_tasks_named(&task("everybody"), &Canceller::Producer).await.unwrap();
     node.sweep().await.unwrap();
     let mut client = server.client().await;
     let keys = client.keys().await;
-    assert!(keys.len() > ODD.len() * 11, "{} keys", keys.len());
+    assert!(keys.len() > ODD.len() * 16, "{} keys", keys.len());
     for key in keys {
         let ttl: i64 = client.run(redis::cmd("PTTL").arg(&key)).await;
         assert!(ttl > 0, "{key} has no end");
