@@ -11,6 +11,7 @@ use countersign_protocol::{Address, Event, Position};
 use futures_util::{StreamExt, stream};
 
 use crate::{
+    error::GatewayError,
     hub::{Frame, Missed},
     node::Node,
 };
@@ -52,7 +53,10 @@ async fn round(node: &Node) -> bool {
 
 impl Node {
     /// Fills the hole of one address. Whether that showed another one.
-    async fn fill(&self, channel: &Channel, since: Option<Position>) -> Result<bool, BackplaneError> {
+    async fn fill(&self, channel: &Channel, since: Option<Position>) -> Result<bool, GatewayError> {
+        if let Channel::Presence(topic) = channel {
+            return Ok(self.hub.release(channel, self.missed_presence(topic).await?));
+        }
         let Some(address) = channel.address() else { return Ok(false) };
         let missed = self.missed(&address, since).await?;
         self.metrics.caught_up(&missed);

@@ -92,7 +92,7 @@ pub struct Config {
     pub callback_max_timeout: Duration,
     /// `CALLBACK_USER_LIMIT`: most open callbacks of one user.
     pub callback_user_limit: u64,
-    /// `PRESENCE_TTL`.
+    /// `PRESENCE_TTL`; 0 counts nobody.
     pub presence_ttl: Duration,
     /// `AUTH_JWT_SECRET`: closes the clients door.
     pub jwt_secret: Option<SecretString>,

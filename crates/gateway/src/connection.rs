@@ -63,10 +63,9 @@ impl Connection {
         tracing::debug!(connection = %self.session.id, user = ?self.session.user(), "connected");
         if let Err(wrong) = self.session.begin(&since, topics).await {
             tracing::warn!(connection = %self.session.id, reason = %wrong.message, "a connection could not begin");
-            self.node.metrics.attempt(Attempt::Failed);
-            let permanent = wrong.code == Wrong::TOO_MANY;
-            let reason = if permanent { close::TOO_MANY_TOPICS } else { close::UNAVAILABLE };
-            self.line.end(End::Close(reason)).await;
+            let refused = wrong.code == Wrong::TOO_MANY_CONNECTIONS;
+            self.node.metrics.attempt(if refused { Attempt::RefusedUserLimit } else { Attempt::Failed });
+            self.line.end(End::Close(wrong.close())).await;
             return None;
         }
         self.node.metrics.attempt(Attempt::Accepted);

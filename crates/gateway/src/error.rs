@@ -29,6 +29,9 @@ pub enum GatewayError {
         "the user has {0} open callbacks, the most that one user may have (CALLBACK_USER_LIMIT): wait for answers or withdraw some"
     )]
     TooManyCallbacks(u64),
+    /// Nobody is counted.
+    #[error("presence is off on this gateway (PRESENCE_TTL=0)")]
+    PresenceOff,
     /// No such callback, or its retention is over.
     #[error("there is no such callback, or its retention is over")]
     NotFound,

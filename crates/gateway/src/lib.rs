@@ -23,6 +23,9 @@
 //! - `tasks`: cancelling.
 //! - `heartbeats`: "still executing", kept up by the cluster.
 //! - `receipts`: messages that want to be acknowledged.
+//! - `presence`: who is in a topic.
+//! - `user_connections`: the connections of users, in the whole cluster.
+//! - `leases`: what a node holds in the backplane for as long as it lives.
 //! - `waiters`: who waits for what on this node.
 //! - `inbox`: reading the durable door of producers.
 //! - `publishing`: one way from every door to the backplane.
@@ -50,9 +53,11 @@ mod hex;
 mod http;
 mod hub;
 mod inbox;
+mod leases;
 pub mod logging;
 pub mod metrics;
 mod node;
+mod presence;
 mod publishing;
 mod receipts;
 mod relay;
@@ -64,6 +69,7 @@ pub mod status;
 mod subscriptions;
 mod tasks;
 mod transport;
+mod user_connections;
 mod waiters;
 mod wire;
 mod writers;

@@ -5,7 +5,7 @@ mod table;
 
 use std::time::{Duration, Instant};
 
-use countersign_backplane::{Link, Observation, callbacks::Swept};
+use countersign_backplane::{Link, Observation, callbacks::Swept, presence::Told};
 use countersign_protocol::Status;
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
@@ -47,6 +47,10 @@ pub(crate) struct Metrics {
     ack_seconds: Histogram,
     heartbeats_sent: IntCounter,
     waits: IntGauge,
+    presence_places: IntGauge,
+    presence_told: IntCounterVec,
+    user_connections: IntGauge,
+    user_connections_ended: IntCounterVec,
     published: IntCounter,
     inbox_entries: IntCounterVec,
     inbox_waiting: IntGauge,
@@ -63,6 +67,7 @@ pub(crate) struct Metrics {
 pub(crate) enum Attempt {
     Accepted,
     RefusedLimit,
+    RefusedUserLimit,
     RefusedToken,
     RefusedOrigin,
     RefusedNotReady,
@@ -70,9 +75,10 @@ pub(crate) enum Attempt {
 }
 
 impl Attempt {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Accepted,
         Self::RefusedLimit,
+        Self::RefusedUserLimit,
         Self::RefusedToken,
         Self::RefusedOrigin,
         Self::RefusedNotReady,
@@ -83,6 +89,7 @@ impl Attempt {
         match self {
             Self::Accepted => "accepted",
             Self::RefusedLimit => "refused_limit",
+            Self::RefusedUserLimit => "refused_user_limit",
             Self::RefusedToken => "refused_token",
             Self::RefusedOrigin => "refused_origin",
             Self::RefusedNotReady => "refused_not_ready",
@@ -103,6 +110,28 @@ impl Outcome {
         match self {
             Self::Done => "done",
             Self::Dead => "dead",
+        }
+    }
+}
+
+/// What became of a user's connections by an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ordered {
+    Replaced,
+    Refused,
+    Disconnected,
+    Closed,
+}
+
+impl Ordered {
+    const ALL: [Self; 4] = [Self::Replaced, Self::Refused, Self::Disconnected, Self::Closed];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Replaced => "replaced",
+            Self::Refused => "refused",
+            Self::Disconnected => "disconnected",
+            Self::Closed => "closed",
         }
     }
 }
@@ -154,6 +183,14 @@ impl Metrics {
         for outcome in [Outcome::Done, Outcome::Dead] {
             inbox_entries.with_label_values(&[outcome.label()]);
         }
+        let presence_told = build.counters("countersign_presence_told_total", "event");
+        for event in ["joined", "left"] {
+            presence_told.with_label_values(&[event]);
+        }
+        let user_connections_ended = build.counters("countersign_user_connections_ordered_total", "order");
+        for ordered in Ordered::ALL {
+            user_connections_ended.with_label_values(&[ordered.label()]);
+        }
         let link_up = Gauge::new("countersign_link_up", Builder::help("countersign_link_up")).expect("a legal name");
         #[cfg(target_os = "linux")]
         build
@@ -188,6 +225,10 @@ impl Metrics {
             ack_seconds: build.histogram("countersign_ack_seconds", 0.005),
             heartbeats_sent: build.counter("countersign_heartbeats_sent_total"),
             waits: build.gauge("countersign_waits"),
+            presence_places: build.gauge("countersign_presence_places"),
+            presence_told,
+            user_connections: build.gauge("countersign_user_connections"),
+            user_connections_ended,
             published: build.counter("countersign_published_total"),
             inbox_entries,
             inbox_waiting: build.gauge("countersign_inbox_waiting"),
@@ -306,6 +347,21 @@ impl Metrics {
         self.callbacks_open.set(i64::try_from(swept.open).unwrap_or(i64::MAX));
         self.callbacks_ended_by(Status::TimedOut, swept.timed_out);
         self.heartbeats_sent.inc_by(swept.beats);
+    }
+
+    /// What this node holds in the backplane, now.
+    pub(crate) fn held(&self, places: usize, user_connections: usize) {
+        self.presence_places.set(count(places));
+        self.user_connections.set(count(user_connections));
+    }
+
+    pub(crate) fn presence_told(&self, told: Told) {
+        self.presence_told.with_label_values(&["joined"]).inc_by(told.joined);
+        self.presence_told.with_label_values(&["left"]).inc_by(told.left);
+    }
+
+    pub(crate) fn user_connections(&self, ordered: Ordered, how_many: u64) {
+        self.user_connections_ended.with_label_values(&[ordered.label()]).inc_by(how_many);
     }
 
     pub(crate) fn published(&self, messages: usize) {

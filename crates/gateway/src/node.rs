@@ -22,10 +22,13 @@ use crate::{
     error::GatewayError,
     hub::Hub,
     inbox,
+    leases::Leases,
     metrics::Metrics,
+    presence::{self, HeldPlaces},
     relay::Relay,
     shutdown::Shutdown,
     status,
+    user_connections::{self, Registry},
     waiters::Waiters,
     writers::Writers,
 };
@@ -39,6 +42,8 @@ pub(crate) struct Node {
     pub(crate) hub: Arc<Hub>,
     pub(crate) waiters: Arc<Waiters<CallbackId>>,
     pub(crate) acks: Arc<Waiters<MessageId>>,
+    pub(crate) presence: Arc<HeldPlaces>,
+    pub(crate) registry: Arc<Registry>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) shutdown: Shutdown,
     /// Told when there are holes to be filled.
@@ -78,12 +83,14 @@ impl Node {
         let hub = Hub::new(Arc::clone(&interest));
         let waiters = Waiters::new(Arc::clone(&interest));
         let acks = Waiters::new(Arc::clone(&interest));
+        let registry = Registry::new(&interest, config.node_id.clone());
         let metrics = Arc::new(Metrics::new());
         let holes = Arc::new(Notify::new());
         let relay: Arc<dyn Listener> = Arc::new(Relay {
             hub: Arc::clone(&hub),
             waiters: Arc::clone(&waiters),
             acks: Arc::clone(&acks),
+            registry: Arc::clone(&registry),
             metrics: Arc::clone(&metrics),
             writers: Writers::new(shards(&config)),
             longest: config.publish_max_bytes.saturating_add(QUESTION_BYTES),
@@ -120,6 +127,8 @@ impl Node {
             hub,
             waiters,
             acks,
+            presence: Leases::new(),
+            registry,
             metrics,
             shutdown: Shutdown::default(),
             holes,
@@ -131,6 +140,8 @@ impl Node {
         background.spawn(catch_up::catch_up(Arc::clone(&node)));
         background.spawn(status::announce(Arc::clone(&node)));
         background.spawn(inbox::read(Arc::clone(&node)));
+        background.spawn(presence::keep(Arc::clone(&node)));
+        background.spawn(user_connections::keep(Arc::clone(&node)));
         Ok(node)
     }
 

@@ -10,8 +10,9 @@ use tokio::sync::Notify;
 
 use crate::{
     hub::{Facts, Frame, Hub},
-    metrics::Metrics,
+    metrics::{Metrics, Ordered},
     seldom::Seldom,
+    user_connections::Registry,
     waiters::Waiters,
     writers::Writers,
 };
@@ -24,6 +25,7 @@ pub(crate) struct Relay {
     pub(crate) hub: Arc<Hub>,
     pub(crate) waiters: Arc<Waiters<CallbackId>>,
     pub(crate) acks: Arc<Waiters<MessageId>>,
+    pub(crate) registry: Arc<Registry>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) writers: Writers,
     /// The longest message that is forwarded: `PUBLISH_MAX_BYTES`, and what a question adds to its body.
@@ -48,8 +50,13 @@ impl Relay {
                 self.acks.tell(*id, ());
                 None
             }
-            Channel::Node(_) => None,
-            Channel::Guests => Some((channel, Frame::unrouted(&payload))),
+            Channel::Node(_) => {
+                if self.registry.heard(&payload) {
+                    self.metrics.user_connections(Ordered::Closed, 1);
+                }
+                None
+            }
+            Channel::Guests | Channel::Presence(_) => Some((channel, Frame::unrouted(&payload))),
             Channel::Broadcast | Channel::User(_) | Channel::Topic(_) => {
                 if payload.bytes().len() > self.longest {
                     let expected = format!("at most {} bytes (PUBLISH_MAX_BYTES)", self.longest);

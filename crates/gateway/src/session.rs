@@ -9,7 +9,8 @@ use countersign_backplane::{
     callbacks::{Answerer, Canceller},
 };
 use countersign_protocol::{
-    Action, ActionError, Address, ConnectionId, Event, FieldError, Incoming, Reply, TaskId, UserId,
+    Action, ActionError, Address, ConnectionId, Event, FieldError, Incoming, Reply, TaskId, TopicName, UserId,
+    close::{self, Close},
 };
 use serde_json::Value;
 
@@ -17,7 +18,9 @@ use crate::{
     error::GatewayError,
     hub::{Frame, Membership},
     node::{Node, now},
+    presence::Attendance,
     tasks::cancelled_event,
+    user_connections::Registration,
 };
 
 /// One client's connection, without the wire.
@@ -27,6 +30,10 @@ pub(crate) struct Session {
     pub(crate) membership: Membership,
     /// Changes once at most: a guest becomes a user.
     user: Mutex<Option<UserId>>,
+    /// The topics it is subscribed to.
+    pub(crate) attendance: Attendance,
+    /// As one of its user's.
+    registration: Mutex<Option<Registration>>,
 }
 
 /// An error event: what was wrong with an action.
@@ -38,7 +45,8 @@ pub(crate) struct Wrong {
 
 impl Session {
     pub(crate) fn new(node: Arc<Node>, id: ConnectionId, user: Option<UserId>, membership: Membership) -> Self {
-        Self { id, node, membership, user: Mutex::new(user) }
+        let (attendance, registration) = (Attendance::default(), Mutex::default());
+        Self { id, node, membership, user: Mutex::new(user), attendance, registration }
     }
 
     /// Whose connection it is; `None` is a guest.
@@ -50,6 +58,17 @@ impl Session {
     pub(crate) fn become_user(&self, user: &UserId) {
         *self.user.lock().unwrap_or_else(PoisonError::into_inner) = Some(user.clone());
         self.membership.leave(&Channel::Guests);
+        self.attendance.become_user(&self.node, user);
+    }
+
+    /// The connection is one of this user's, and counted.
+    pub(crate) async fn register(&self, user: &UserId) -> Result<(), Wrong> {
+        if self.registration.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+            return Ok(());
+        }
+        let registration = self.node.register(user, &self.id, Arc::clone(self.membership.outbox())).await?;
+        *self.registration.lock().unwrap_or_else(PoisonError::into_inner) = registration;
+        Ok(())
     }
 
     /// Puts a frame into the outbox.
@@ -103,8 +122,8 @@ impl Session {
         let reply = |event| reply_frame(id, event);
         match action {
             Action::Ping { data } => self.push(reply(Event::Pong { timestamp: now(), original_data: data })),
-            Action::Subscribe { subscriptions, user_id, presence: false } => {
-                self.subscribe(subscriptions, user_id, &reply).await?;
+            Action::Subscribe { subscriptions, user_id, presence } => {
+                self.subscribe(subscriptions, user_id, presence, &reply).await?;
             }
             Action::Unsubscribe { addresses } => self.unsubscribe(&addresses, &reply)?,
             Action::Confirm { callback_id, answer } => {
@@ -137,9 +156,7 @@ impl Session {
                     return Err(Wrong::no_receipt());
                 }
             }
-            Action::Subscribe { presence: true, .. } | Action::Presence { .. } => {
-                return Err(Wrong::not_supported("presence"));
-            }
+            Action::Presence { topic } => self.presence(topic, &reply).await?,
             Action::Refresh { .. } => return Err(Wrong::not_supported("refresh")),
         }
         Ok(())
@@ -171,11 +188,39 @@ fn reply_frame(id: Option<&Value>, event: Event) -> Frame {
 
 impl Wrong {
     pub(crate) const TOO_MANY: &str = "too_many_subscriptions";
+    pub(crate) const TOO_MANY_CONNECTIONS: &str = "too_many_connections";
 
     pub(crate) fn too_many(limit: usize) -> Self {
         Self {
             code: Self::TOO_MANY,
             message: format!("a connection may have at most {limit} subscriptions (WEBSOCKET_TOPICS)"),
+        }
+    }
+
+    pub(crate) fn too_many_connections(limit: u64) -> Self {
+        Self {
+            code: Self::TOO_MANY_CONNECTIONS,
+            message: format!(
+                "the user has {limit} connections, the most that one may have (WEBSOCKET_USER_CONNECTIONS)"
+            ),
+        }
+    }
+
+    pub(crate) fn not_subscribed(topic: &TopicName) -> Self {
+        Self { code: "forbidden", message: format!("topic: subscribe to {:?} first", topic.as_str()) }
+    }
+
+    pub(crate) fn topics_only(address: &Address) -> Self {
+        let given = format!("{:?}", address.client_form().to_string());
+        FieldError::new("presence", "topics, as only they have members", given).into()
+    }
+
+    /// What a connection that cannot begin for this is closed with.
+    pub(crate) fn close(&self) -> Close {
+        match self.code {
+            Self::TOO_MANY => close::TOO_MANY_TOPICS,
+            Self::TOO_MANY_CONNECTIONS => close::USER_FULL,
+            _ => close::UNAVAILABLE,
         }
     }
 
@@ -229,6 +274,7 @@ impl From<GatewayError> for Wrong {
             GatewayError::Unreadable(_) => "unreadable",
             GatewayError::Conflict => "conflict",
             GatewayError::TooManyCallbacks(_) => "too_many_callbacks",
+            GatewayError::PresenceOff => "presence_off",
             GatewayError::NotFound => "not_found",
         };
         Self { code, message: error.to_string() }

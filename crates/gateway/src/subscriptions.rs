@@ -7,7 +7,7 @@ use std::{
 };
 
 use countersign_backplane::{BackplaneError, Channel};
-use countersign_protocol::{Address, Event, Position, Subscription, UserId, close, event::ToldPosition};
+use countersign_protocol::{Address, Event, Position, Subscription, TopicName, UserId, close, event::ToldPosition};
 use futures_util::future::join_all;
 
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
 /// `broadcast`, and the user's or the guests': they do not count against `WEBSOCKET_TOPICS`.
 const FIRST_ROOMS: usize = 2;
 /// How long the backplane may take to confirm a subscription.
-const CONFIRMED_WITHIN: Duration = Duration::from_secs(2);
+pub(crate) const CONFIRMED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Where an address is, and what a connection missed of it.
 #[derive(Debug, Default)]
@@ -63,6 +63,9 @@ impl Session {
     /// Joins what every connection hears from the start, says `connected`, then what is open, then what was missed.
     pub(crate) async fn begin(&self, since: &[(Address, Position)], topics: Vec<Subscription>) -> Result<(), Wrong> {
         let user = self.user();
+        if let Some(user) = &user {
+            self.register(user).await?;
+        }
         let mut addresses = vec![Address::Broadcast];
         addresses.extend(user.clone().map(Address::User));
         let mut joinings = Vec::new();
@@ -112,16 +115,21 @@ impl Session {
         if let Some(guests) = guests {
             guests.complete(&[], None, &known);
         }
-        self.subscribe(topics, None, &|event| Frame::plain(event.to_json())).await
+        self.subscribe(topics, None, false, &|event| Frame::plain(event.to_json())).await
     }
 
-    /// `subscribe`: each address is confirmed by its own reply, before anything that follows it.
+    /// `subscribe`: each address is confirmed by its own reply, before anything that follows it. With `presence` who joins and
+    /// leaves is heard before the connection's own place is taken, so nobody comes unheard.
     pub(crate) async fn subscribe(
         &self,
         subscriptions: Vec<Subscription>,
         user_id: Option<UserId>,
+        presence: bool,
         reply: &(dyn Fn(Event) -> Frame + Sync),
     ) -> Result<(), Wrong> {
+        if presence {
+            subscriptions.iter().try_for_each(|wanted| self.watchable(&wanted.address).map(drop))?;
+        }
         let mut wanted = subscriptions;
         if let Some(user) = user_id {
             wanted.insert(0, Subscription { address: Address::User(user), since: None });
@@ -142,10 +150,16 @@ impl Session {
                 Err(NotJoined::Already) => None,
                 Err(NotJoined::TooMany) => return Err(Wrong::too_many(self.node.config.topics)),
             };
-            joinings.push((address, since, joining));
+            let watching = match &address {
+                Address::Topic(topic) if presence => self.join_presence(topic)?,
+                _ => None,
+            };
+            joinings.push((address, since, joining, watching));
         }
-        confirmed(joinings.iter().filter_map(|(_, _, joining)| joining.as_ref())).await?;
-        for (address, since, joining) in joinings {
+        let all: Vec<&Joining> =
+            joinings.iter().flat_map(|(_, _, joining, watching)| joining.iter().chain(watching)).collect();
+        confirmed(all.into_iter()).await?;
+        for (address, since, joining, watching) in joinings {
             let past = self.node.past(&address, since.as_ref()).await?;
             if !self.membership.outbox().would_hold(&past.missed) {
                 self.membership.outbox().close(close::RESYNC);
@@ -167,11 +181,19 @@ impl Session {
                 let (open, ids) = self.node.open_callback_frames(user).await?;
                 first.extend(open);
                 known = ids;
+                self.register(user).await?;
                 self.become_user(user);
             }
             match joining {
                 Some(joining) => joining.complete(&first, past.position.as_ref(), &known),
                 None => first.iter().for_each(|frame| self.membership.outbox().push(frame)),
+            }
+            if let Address::Topic(topic) = &address {
+                if let Some(watching) = watching {
+                    watching.complete(&[], None, &HashSet::new());
+                    self.attendance.watch(&self.node, topic);
+                }
+                self.attendance.enter(&self.node, topic, self.user().as_ref());
             }
         }
         Ok(())
@@ -185,12 +207,25 @@ impl Session {
     ) -> Result<(), Wrong> {
         for address in addresses {
             match address {
-                Address::Topic(_) => self.membership.leave(&address.into()),
+                Address::Topic(topic) => {
+                    self.attendance.leave(topic);
+                    self.membership.leave(&Channel::Presence(topic.clone()));
+                    self.membership.leave(&address.into())
+                }
                 Address::Broadcast | Address::User(_) => return Err(Wrong::stays(address)),
             };
             self.push(reply(Event::Unsubscribed { topic: address.client_form().to_string() }));
         }
         Ok(())
+    }
+
+    /// To hear who joins and leaves a topic; `None` when that is heard already.
+    fn join_presence(&self, topic: &TopicName) -> Result<Option<Joining>, Wrong> {
+        match self.membership.join(Channel::Presence(topic.clone()), self.node.config.topics + FIRST_ROOMS) {
+            Ok(joining) => Ok(Some(joining)),
+            Err(NotJoined::Already) => Ok(None),
+            Err(NotJoined::TooMany) => Err(Wrong::too_many(self.node.config.topics)),
+        }
     }
 
     fn join(&self, channel: Channel) -> Result<Joining, Wrong> {

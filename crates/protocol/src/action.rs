@@ -41,7 +41,7 @@ pub enum Action {
         subscriptions: Vec<Subscription>,
         /// One's own id, or the one that a guest wants to become.
         user_id: Option<UserId>,
-        /// Be counted among the members, and hear `joined` and `left`.
+        /// Hear `joined` and `left` of these topics, too.
         presence: bool,
     },
     /// Hear them no longer.

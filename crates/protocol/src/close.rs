@@ -22,6 +22,9 @@ pub const TOO_LONG: Close = Close { code: 1009, reason: "Message too long" };
 pub const TOO_MANY_TOPICS: Close = Close { code: 1008, reason: "Too many subscriptions" };
 /// More than `WEBSOCKET_MAX_CONNECTIONS`.
 pub const FULL: Close = Close { code: 1013, reason: "Server connection limit reached" };
+/// More than `WEBSOCKET_USER_CONNECTIONS`, where one more is refused. It may come back, with full back-off: a place becomes free
+/// when another connection ends, and those of a node that has just died are counted until their leases end.
+pub const USER_FULL: Close = Close { code: 1013, reason: "User connection limit reached" };
 /// The node could not do what the connection needs, such as reading its user's open callbacks.
 pub const UNAVAILABLE: Close = Close { code: 1013, reason: "Temporarily unavailable" };
 /// The outbox was full: come back and recover.
@@ -35,6 +38,9 @@ pub const TOKEN_EXPIRED: Close = Close { code: 4004, reason: "Token expired" };
 /// The token is none of ours: do not come back with it.
 pub const BAD_TOKEN: Close = Close { code: 4500, reason: "Bad token" };
 
+/// The user has a newer connection instead of this one, or was disconnected.
+pub const REPLACED: Close = Close { code: 4503, reason: "Replaced or disconnected" };
+
 /// Whether a client that was closed with this code should come back.
 pub fn comes_back(code: u16) -> bool {
     !matches!(code, 1002 | 1003 | 1007..=1009 | 4500..=4999)
@@ -46,10 +52,10 @@ mod tests {
 
     #[test]
     fn codes_are_advice_in_bands() {
-        for back in [DRAIN, FULL, UNAVAILABLE, SLOW, PING_TIMEOUT, RESYNC, TOKEN_EXPIRED] {
+        for back in [DRAIN, FULL, USER_FULL, UNAVAILABLE, SLOW, PING_TIMEOUT, RESYNC, TOKEN_EXPIRED] {
             assert!(comes_back(back.code), "{back:?}");
         }
-        for gone in [TOO_MANY_TOPICS, BAD_DATA, PROTOCOL, TOO_LONG, BAD_TOKEN] {
+        for gone in [TOO_MANY_TOPICS, BAD_DATA, PROTOCOL, TOO_LONG, BAD_TOKEN, REPLACED] {
             assert!(!comes_back(gone.code), "{gone:?}");
         }
     }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::{
     callback::{Decision, Status},
     close::Close,
-    ids::{CallbackId, ConnectionId, NodeId, TaskId, UserId},
+    ids::{CallbackId, ConnectionId, NodeId, TaskId, TopicName, UserId},
     position::Position,
 };
 
@@ -140,6 +140,15 @@ pub enum Event {
         /// Where the topic keeps history.
         #[serde(skip_serializing_if = "Option::is_none")]
         position: Option<Position>,
+    },
+    /// Who is in a topic: answer to `presence`, and after an interruption for those who hear `joined` and `left`.
+    Presence {
+        /// Which.
+        topic: TopicName,
+        /// Users by name, sorted; not all, when there are very many.
+        members: Vec<UserId>,
+        /// How many there are.
+        count: u64,
     },
     /// Messages of an address were missed and cannot be filled in.
     Gap {

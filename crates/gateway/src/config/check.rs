@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::presence::SHORTEST_TTL;
+
 use super::{
     Config,
     error::{Problem, Warning},
@@ -49,10 +51,6 @@ pub(super) fn warnings(config: &Config) -> Vec<Warning> {
             credentials,
         }));
     }
-    if config.user_connections.limit > 0 {
-        let why = "this version does not count a user's connections";
-        warnings.push(Warning::NoEffect { variable: "WEBSOCKET_USER_CONNECTIONS", why });
-    }
     if config.redis_wait_replicas > 0 && config.redis_urls.is_empty() {
         let why = "without REDIS_URL there are no replicas";
         warnings.push(Warning::NoEffect { variable: "REDIS_WAIT_REPLICAS", why });
@@ -89,6 +87,20 @@ fn times(config: &Config, problems: &mut Vec<Problem>) {
                 config.callback_timeout.as_secs_f64(),
                 config.callback_max_timeout.as_secs_f64()
             ),
+        ));
+    }
+    if !config.presence_ttl.is_zero() && config.presence_ttl < SHORTEST_TTL {
+        let given = config.presence_ttl.as_secs_f64();
+        let accepted = SHORTEST_TTL.as_secs_f64();
+        problems.push(Problem::new(
+            &["PRESENCE_TTL"],
+            format!("{given} s is too short for nodes to renew in time; accepted: 0 (off), or at least {accepted} s"),
+        ));
+    }
+    if config.presence_ttl.is_zero() && config.user_connections.limit > 0 {
+        problems.push(Problem::new(
+            &["WEBSOCKET_USER_CONNECTIONS", "PRESENCE_TTL"],
+            "with PRESENCE_TTL=0 nobody counts a user's connections; set PRESENCE_TTL, or WEBSOCKET_USER_CONNECTIONS=0",
         ));
     }
     if config.drain_delay >= config.drain_timeout {

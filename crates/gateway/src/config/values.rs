@@ -81,7 +81,7 @@ impl FromStr for UserConnections {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (limit, policy) = match text.split_once(':') {
             None => (text, OneMore::ReplaceOldest),
-            Some((limit, "replace-oldest")) => (limit, OneMore::ReplaceOldest),
+            Some((limit, "replace" | "replace-oldest")) => (limit, OneMore::ReplaceOldest),
             Some((limit, "refuse")) => (limit, OneMore::Refuse),
             Some(_) => return Err("an unknown policy"),
         };
@@ -96,7 +96,7 @@ impl fmt::Display for UserConnections {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.limit, self.policy) {
             (0, _) => f.write_str("0"),
-            (limit, OneMore::ReplaceOldest) => write!(f, "{limit}:replace-oldest"),
+            (limit, OneMore::ReplaceOldest) => write!(f, "{limit}:replace"),
             (limit, OneMore::Refuse) => write!(f, "{limit}:refuse"),
         }
     }
@@ -213,8 +213,9 @@ mod tests {
     fn a_user_may_have_a_number_of_connections_and_one_more_replaces_or_is_refused() {
         for (text, limit, policy, printed) in [
             ("0", 0, OneMore::ReplaceOldest, "0"),
-            ("5", 5, OneMore::ReplaceOldest, "5:replace-oldest"),
-            ("5:replace-oldest", 5, OneMore::ReplaceOldest, "5:replace-oldest"),
+            ("5", 5, OneMore::ReplaceOldest, "5:replace"),
+            ("5:replace", 5, OneMore::ReplaceOldest, "5:replace"),
+            ("5:replace-oldest", 5, OneMore::ReplaceOldest, "5:replace"),
             ("1:refuse", 1, OneMore::Refuse, "1:refuse"),
         ] {
             let read: UserConnections = text.parse().unwrap();

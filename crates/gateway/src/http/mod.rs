@@ -5,9 +5,11 @@ mod callbacks;
 mod console;
 mod health;
 mod heartbeats;
+mod history;
 mod input;
 mod messages;
 mod notifications;
+mod presence;
 mod problem;
 mod receipts;
 mod sockets;
@@ -21,7 +23,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post, put},
+    routing::{delete, get, post, put},
 };
 pub(crate) use problem::Problem;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -38,6 +40,10 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/v1/broadcast", post(messages::broadcast))
         .route("/v1/users/{id}/messages", post(messages::user))
         .route("/v1/topics/{topic}/messages", post(messages::topic))
+        .route("/v1/users/{id}", get(presence::user))
+        .route("/v1/users/{id}/connections", delete(presence::disconnect))
+        .route("/v1/topics/{topic}/presence", get(presence::topic))
+        .route("/v1/topics/{topic}/history", get(history::read))
         .route("/v1/messages/{id}", get(receipts::read))
         .route("/v1/notifications", post(notifications::notify))
         .route("/v1/callbacks", get(callbacks::list))

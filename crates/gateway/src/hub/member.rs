@@ -47,6 +47,11 @@ impl Member {
         }
     }
 
+    /// What it hears is held back again.
+    pub(super) fn hold_back(&mut self) {
+        self.held.get_or_insert_default();
+    }
+
     /// Frames were heard.
     pub(super) fn take(&mut self, frames: &[Frame], turn: &mut Turn) {
         match &mut self.held {

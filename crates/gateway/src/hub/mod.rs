@@ -115,10 +115,11 @@ impl Hub {
         }
     }
 
-    /// The subscription is interrupted: every address holds back what follows until [`Self::release`].
+    /// The subscription is interrupted: every address, and who joins and leaves it, holds back what follows until
+    /// [`Self::release`].
     pub(crate) fn interrupt(&self) {
         for (channel, room) in &mut self.lock().rooms {
-            if channel.address().is_some() {
+            if channel.address().is_some() || matches!(channel, Channel::Presence(_)) {
                 room.hold();
             }
         }
@@ -226,6 +227,15 @@ impl Membership {
         let room = rooms.entry(channel.clone()).or_insert_with(|| Box::new(Room::new(self.hub.interest.want(channel))));
         room.members.push(Member::joining(self.connection, Arc::clone(&self.outbox)));
         Ok(Joining { hub: Arc::clone(&self.hub), connection: self.connection, wanted, completed: false })
+    }
+
+    /// Holds back what a member of a room hears from now on, as when it joined; `None` when it is no member.
+    pub(crate) fn hold_back(&self, channel: &Channel) -> Option<Joining> {
+        let mut state = self.hub.lock();
+        let room = state.rooms.get_mut(channel)?;
+        room.members.iter_mut().find(|member| member.connection == self.connection)?.hold_back();
+        let wanted = self.hub.interest.want(channel.clone());
+        Some(Joining { hub: Arc::clone(&self.hub), connection: self.connection, wanted, completed: false })
     }
 
     /// Whether the connection is in a room.

@@ -10,7 +10,7 @@ pub const TABLE: &[(&str, &str, &str)] = &[
     (
         "countersign_connections_total",
         "counter",
-        "Connection attempts by result: accepted, refused_limit, refused_token, refused_origin, refused_not_ready, failed. Success rate = accepted / all.",
+        "Connection attempts by result: accepted, refused_limit, refused_user_limit, refused_token, refused_origin, refused_not_ready, failed. Success rate = accepted / all.",
     ),
     ("countersign_rooms", "gauge", "Addresses that somebody on this node listens to."),
     (
@@ -81,6 +81,26 @@ pub const TABLE: &[(&str, &str, &str)] = &[
     ),
     ("countersign_heartbeats_sent_total", "counter", "Heartbeat messages that sweeps of this node sent."),
     ("countersign_waits", "gauge", "Waits for decisions and acknowledgements that this node holds."),
+    (
+        "countersign_presence_places",
+        "gauge",
+        "Places in topics that this node holds for its users, and topics that it looks after for those who hear joined and left.",
+    ),
+    (
+        "countersign_presence_told_total",
+        "counter",
+        "Changes of topics' members that this node's steps told, by event: joined, left. Many more than people come and go: nodes do not renew in time (PRESENCE_TTL).",
+    ),
+    (
+        "countersign_user_connections",
+        "gauge",
+        "Connections that this node has registered for its users. Far from countersign_connections without guests: the backplane does not answer.",
+    ),
+    (
+        "countersign_user_connections_ordered_total",
+        "counter",
+        "Connections of users by order: replaced and refused (WEBSOCKET_USER_CONNECTIONS), disconnected (by a producer), and closed (on this node, whoever ordered it).",
+    ),
     ("countersign_published_total", "counter", "Messages published through this node's doors."),
     (
         "countersign_inbox_entries_total",
