@@ -178,10 +178,10 @@ impl Session {
             first.extend(past.missed);
             let mut known = HashSet::new();
             if let (Some(user), Some(_)) = (&user_id, &joining) {
+                self.register(user).await?;
                 let (open, ids) = self.node.open_callback_frames(user).await?;
                 first.extend(open);
                 known = ids;
-                self.register(user).await?;
                 self.become_user(user);
             }
             match joining {
