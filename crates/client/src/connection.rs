@@ -9,7 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use countersign_protocol::{Answer, CallbackId, TaskId, TopicName, UserId};
+use countersign_protocol::{Answer, CallbackId, Payload, Position, TaskId, TopicName, UserId};
+use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot};
 
@@ -17,7 +18,7 @@ use crate::{
     client::{Client, Socket},
     driver::Driver,
     error::{Error, Result},
-    event::{Event, Verdict},
+    event::{Event, Members, Verdict},
     session::{Replied, Session},
 };
 
@@ -78,7 +79,9 @@ pub(crate) struct Asked {
 #[derive(Debug)]
 pub(crate) enum Action {
     Ping,
-    Subscribe(TopicName),
+    Subscribe { topic: TopicName, since: Option<Position>, watch: bool },
+    Presence(TopicName),
+    Publish(TopicName, Map<String, Value>),
     Unsubscribe(TopicName),
     Confirm(CallbackId, Map<String, Value>),
     Cancel(TaskId, Option<UserId>),
@@ -164,6 +167,74 @@ impl Connection {
     pub async fn subscribe(&mut self, topic: &str) -> Result<()> {
         let remote = self.remote();
         self.meanwhile(remote.subscribe(topic)).await
+    }
+
+    /// As [`Self::subscribe`], from a position on: what was published since comes first, or [`Event::Gap`] says that it is not
+    /// all there any more. [`Position::beginning`] asks for everything.
+    ///
+    /// # Errors
+    /// As [`Self::subscribe`].
+    ///
+    /// ```no_run
+    /// # async fn example(mut connection: countersign_client::Connection) -> countersign_client::Result<()> {
+    /// connection.subscribe_since("doc:7", countersign_client::Position::beginning()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn subscribe_since(&mut self, topic: &str, since: Position) -> Result<()> {
+        let remote = self.remote();
+        self.meanwhile(remote.subscribe_since(topic, since)).await
+    }
+
+    /// Hears a topic as [`Self::subscribe`] does, and who comes and goes; returns who is there. From then on
+    /// [`Event::Joined`], [`Event::Left`] and (after a reconnect) [`Event::Presence`] keep the list.
+    ///
+    /// # Errors
+    /// As [`Self::subscribe`]; also when presence is off at the gateway.
+    ///
+    /// ```no_run
+    /// # async fn example(mut connection: countersign_client::Connection) -> countersign_client::Result<()> {
+    /// let members = connection.watch("room:7").await?;
+    /// println!("{} are here", members.count);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn watch(&mut self, topic: &str) -> Result<Members> {
+        let remote = self.remote();
+        self.meanwhile(remote.watch(topic)).await
+    }
+
+    /// Who is in a topic.
+    ///
+    /// # Errors
+    /// As [`Self::watch`].
+    ///
+    /// ```no_run
+    /// # async fn example(mut connection: countersign_client::Connection) -> countersign_client::Result<()> {
+    /// println!("{:?}", connection.presence("room:7").await?.members);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn presence(&mut self, topic: &str) -> Result<Members> {
+        let remote = self.remote();
+        self.meanwhile(remote.presence(topic)).await
+    }
+
+    /// Publishes an object to a topic, where the gateway lets clients do that; its position, where the topic keeps history.
+    ///
+    /// # Errors
+    /// [`Error::Refused`]; [`Error::Cut`] when the connection was cut meanwhile: it may have been published or not;
+    /// [`Error::Field`] for a message that is no JSON object; [`Error::Ended`].
+    ///
+    /// ```no_run
+    /// # async fn example(mut connection: countersign_client::Connection) -> countersign_client::Result<()> {
+    /// connection.publish("room:7", &serde_json::json!({"text": "hello"})).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn publish<T: Serialize>(&mut self, topic: &str, message: &T) -> Result<Option<Position>> {
+        let remote = self.remote();
+        self.meanwhile(remote.publish(topic, message)).await
     }
 
     /// Hears a topic no longer.
@@ -272,7 +343,7 @@ impl Remote {
     pub async fn answer(&self, callback_id: CallbackId, answer: Answer) -> Result<Verdict> {
         match self.ask(Action::Confirm(callback_id, fields(answer))).await? {
             Replied::Verdict(verdict) => Ok(verdict),
-            Replied::Done => Err(Error::Unexpected("a reply to a confirmation that is no verdict".to_owned())),
+            _ => Err(Error::Unexpected("a reply to a confirmation that is no verdict".to_owned())),
         }
     }
 
@@ -288,7 +359,79 @@ impl Remote {
     /// # }
     /// ```
     pub async fn subscribe(&self, topic: &str) -> Result<()> {
-        self.ask(Action::Subscribe(TopicName::parse(topic)?)).await.map(drop)
+        let topic = TopicName::parse(topic)?;
+        self.ask(Action::Subscribe { topic, since: None, watch: false }).await.map(drop)
+    }
+
+    /// As [`Connection::subscribe_since`].
+    ///
+    /// # Errors
+    /// As [`Connection::subscribe`].
+    ///
+    /// ```no_run
+    /// # async fn example(remote: countersign_client::Remote) -> countersign_client::Result<()> {
+    /// remote.subscribe_since("doc:7", countersign_client::Position::beginning()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn subscribe_since(&self, topic: &str, since: Position) -> Result<()> {
+        let topic = TopicName::parse(topic)?;
+        self.ask(Action::Subscribe { topic, since: Some(since), watch: false }).await.map(drop)
+    }
+
+    /// As [`Connection::watch`].
+    ///
+    /// # Errors
+    /// As [`Connection::watch`].
+    ///
+    /// ```no_run
+    /// # async fn example(remote: countersign_client::Remote) -> countersign_client::Result<()> {
+    /// println!("{} are here", remote.watch("room:7").await?.count);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn watch(&self, topic: &str) -> Result<Members> {
+        let name = TopicName::parse(topic)?;
+        self.ask(Action::Subscribe { topic: name, since: None, watch: true }).await?;
+        self.presence(topic).await
+    }
+
+    /// As [`Connection::presence`].
+    ///
+    /// # Errors
+    /// As [`Connection::watch`].
+    ///
+    /// ```no_run
+    /// # async fn example(remote: countersign_client::Remote) -> countersign_client::Result<()> {
+    /// println!("{:?}", remote.presence("room:7").await?.members);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn presence(&self, topic: &str) -> Result<Members> {
+        match self.ask(Action::Presence(TopicName::parse(topic)?)).await? {
+            Replied::Members(members) => Ok(members),
+            _ => Err(Error::Unexpected("a reply to presence that is no list".to_owned())),
+        }
+    }
+
+    /// As [`Connection::publish`].
+    ///
+    /// # Errors
+    /// As [`Connection::publish`].
+    ///
+    /// ```no_run
+    /// # async fn example(remote: countersign_client::Remote) -> countersign_client::Result<()> {
+    /// remote.publish("room:7", &serde_json::json!({"text": "hello"})).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn publish<T: Serialize>(&self, topic: &str, message: &T) -> Result<Option<Position>> {
+        let message = Payload::encode(message)?;
+        let message = serde_json::from_slice(message.bytes()).expect("a payload is an object");
+        match self.ask(Action::Publish(TopicName::parse(topic)?, message)).await? {
+            Replied::Published(position) => Ok(position),
+            _ => Err(Error::Unexpected("a reply to publish that is none".to_owned())),
+        }
     }
 
     /// As [`Connection::unsubscribe`].

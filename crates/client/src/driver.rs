@@ -219,7 +219,9 @@ impl Driver {
     fn ask(&mut self, Asked { action, reply }: Asked) -> Option<String> {
         let id = match action {
             Action::Ping => self.session.ping(),
-            Action::Subscribe(topic) => self.session.subscribe(&topic),
+            Action::Subscribe { topic, since, watch } => self.session.subscribe(&topic, since, watch),
+            Action::Presence(topic) => self.session.presence(&topic),
+            Action::Publish(topic, message) => self.session.publish(&topic, &message),
             Action::Unsubscribe(topic) => self.session.unsubscribe(&topic),
             Action::Confirm(callback, fields) => self.session.confirm(callback, fields),
             Action::Cancel(task, user) => self.session.cancel(&task, user.as_ref()),

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use countersign_protocol::{Address, CallbackId, Decision, Position, Status, TaskId, UserId};
+use countersign_protocol::{Address, CallbackId, Decision, Position, Status, TaskId, TopicName, UserId};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -59,6 +59,12 @@ pub enum Event {
         /// Where it is now, if it keeps history.
         position: Option<Position>,
     },
+    /// Who is in a watched topic now; comes after every reconnect, and whenever a change may have been missed.
+    Presence(Members),
+    /// A user came into a watched topic, on whichever connection first.
+    Joined(WhoMoved),
+    /// A user left a watched topic, with the last connection.
+    Left(WhoMoved),
     /// A task was cancelled, on whichever device.
     TaskCancelled(TaskCancelled),
     /// A task is still executing.
@@ -199,6 +205,55 @@ pub struct Message {
     pub position: Option<Position>,
     /// The object, without the fields that the gateway added.
     pub body: Map<String, Value>,
+}
+
+/// Who is in a topic.
+///
+/// ```
+/// fn shown(members: &countersign_client::Members) -> String {
+///     format!("{} in {}: {:?}", members.count, members.topic.as_str(), members.members)
+/// }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Members {
+    /// Which.
+    #[serde(deserialize_with = "topic")]
+    pub topic: TopicName,
+    /// Users, sorted by name; at most a thousand of them.
+    pub members: Vec<UserId>,
+    /// How many there are.
+    pub count: u64,
+}
+
+/// A user who came into a topic, or left it.
+///
+/// ```
+/// use std::collections::BTreeSet;
+/// use countersign_client::{Event, UserId};
+///
+/// /// Keeps a list of who is there.
+/// fn keep(present: &mut BTreeSet<UserId>, event: Event) {
+///     match event {
+///         Event::Presence(list) => *present = list.members.into_iter().collect(),
+///         Event::Joined(who) => drop(present.insert(who.user_id)),
+///         Event::Left(who) => drop(present.remove(&who.user_id)),
+///         _ => {}
+///     }
+/// }
+/// ```
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct WhoMoved {
+    /// Where.
+    #[serde(deserialize_with = "topic")]
+    pub topic: TopicName,
+    /// Who.
+    pub user_id: UserId,
+    /// When, in Unix seconds by the gateway's clock.
+    pub timestamp: f64,
+}
+
+fn topic<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<TopicName, D::Error> {
+    TopicName::parse(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
 }
 
 /// A task was cancelled.

@@ -6,7 +6,7 @@ use countersign_protocol::{Address, CallbackId, Decision, Position, Status};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::event::{Callback, Connected, Heartbeat, Message, TaskCancelled};
+use crate::event::{Callback, Connected, Heartbeat, Members, Message, TaskCancelled, WhoMoved};
 
 /// One frame.
 #[derive(Debug)]
@@ -22,6 +22,10 @@ pub(crate) enum Heard {
     Unsubscribed(Address),
     Accepted,
     Rejected { reason: String, message: Option<String>, decision: Option<Box<Decision>> },
+    Presence(Members),
+    Joined(WhoMoved),
+    Left(WhoMoved),
+    Published(Option<Position>),
     Gap(Address, Option<Position>),
     Error { code: String, message: String },
     Message(Message),
@@ -104,6 +108,10 @@ fn own_word(map: &Map<String, Value>) -> Option<Heard> {
             message: text("message"),
             decision: map.get("decision").and_then(|decision| Decision::deserialize(decision).ok()).map(Box::new),
         }),
+        "presence" => decode(map).map(Heard::Presence),
+        "joined" => decode(map).map(Heard::Joined),
+        "left" => decode(map).map(Heard::Left),
+        "published" => Some(Heard::Published(position())),
         "gap" => Some(Heard::Gap(address()?, position())),
         "error" => {
             Some(Heard::Error { code: text("code").unwrap_or_default(), message: text("message").unwrap_or_default() })
@@ -181,7 +189,7 @@ mod tests {
 
     #[test]
     fn words_that_this_version_does_not_know_are_handed_on() {
-        let Heard::Other(map) = heard(&json!({"type": "presence", "members": []})) else { panic!("a known word") };
+        let Heard::Other(map) = heard(&json!({"type": "weather", "members": []})) else { panic!("a known word") };
         assert_eq!(map["members"], json!([]));
         assert!(read("[]").is_none() && read("{").is_none());
     }

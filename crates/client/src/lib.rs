@@ -57,7 +57,9 @@ pub use client::Client;
 pub use connection::{Connection, Remote};
 pub use decision::Proceeds;
 pub use error::{Error, NoAnswer, Problem, Result};
-pub use event::{Callback, Connected, Event, Heartbeat, Message, OfferedOption, Resolved, TaskCancelled, Verdict};
+pub use event::{
+    Callback, Connected, Event, Heartbeat, Members, Message, OfferedOption, Resolved, TaskCancelled, Verdict, WhoMoved,
+};
 pub use messages::item;
 pub use producer::Producer;
 pub use task::{CancelledTasks, Task};

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     error::Error,
-    event::{Event, Message, Resolved, Verdict},
+    event::{Event, Members, Message, Resolved, Verdict},
     heard::{self, Heard},
 };
 
@@ -38,6 +38,10 @@ pub(crate) enum Replied {
     Done,
     /// To `confirm`.
     Verdict(Verdict),
+    /// To `presence`.
+    Members(Members),
+    /// To `publish`.
+    Published(Option<Position>),
 }
 
 /// What an action is about, and so what becomes of it when the connection is cut.
@@ -48,6 +52,8 @@ enum Verb {
     Unsubscribe(Address),
     Confirm,
     Cancel(TaskId),
+    Presence,
+    Publish,
 }
 
 #[derive(Debug)]
@@ -63,6 +69,8 @@ pub(crate) struct Session {
     open: BTreeSet<CallbackId>,
     ended: VecDeque<CallbackId>,
     topics: BTreeSet<Address>,
+    /// Those of the topics whose comings and goings are heard, too.
+    watched: BTreeSet<Address>,
     positions: BTreeMap<Address, Position>,
     asked: BTreeMap<ActionId, Asked>,
     last_id: ActionId,
@@ -86,11 +94,18 @@ impl Session {
     /// What to send on a new connection: topics from where they were, and what may be asked again.
     pub(crate) fn greeting(&mut self) -> Vec<String> {
         let mut frames = Vec::new();
-        if !self.topics.is_empty() {
-            let topics: Vec<_> = self.topics.iter().map(|topic| self.resumed(topic)).collect();
-            frames.push(json!({"action": "subscribe", "topics": topics}).to_string());
+        let (watched, others): (Vec<_>, Vec<_>) = self.topics.iter().partition(|topic| self.watched.contains(topic));
+        for (topics, presence) in [(others, false), (watched, true)] {
+            if !topics.is_empty() {
+                let topics: Vec<_> = topics.into_iter().map(|topic| self.resumed(topic)).collect();
+                frames.push(json!({"action": "subscribe", "topics": topics, "presence": presence}).to_string());
+            }
         }
-        let again = self.asked.values().filter(|asked| matches!(asked.verb, Verb::Confirm | Verb::Cancel(_)));
+        // Who came and went meanwhile shows in a new list.
+        let lists = self.watched.iter().map(|topic| json!({"action": "presence", "topic": topic.client_form()}));
+        frames.extend(lists.map(|action| action.to_string()));
+        let repeats = |asked: &&Asked| matches!(asked.verb, Verb::Confirm | Verb::Cancel(_) | Verb::Presence);
+        let again = self.asked.values().filter(repeats);
         frames.extend(again.map(|asked| asked.frame.clone()));
         frames
     }
@@ -99,12 +114,13 @@ impl Session {
     pub(crate) fn disconnected(&mut self) -> Vec<Output> {
         let mut outputs = Vec::new();
         self.asked.retain(|&id, asked| match asked.verb {
-            Verb::Confirm | Verb::Cancel(_) | Verb::Subscribe(_) => true,
+            Verb::Confirm | Verb::Cancel(_) | Verb::Subscribe(_) | Verb::Presence => true,
             Verb::Unsubscribe(_) => {
                 outputs.push(Output::Reply(id, Ok(Replied::Done)));
                 false
             }
-            Verb::Ping => {
+            // Nobody could tell a second try from a second message.
+            Verb::Ping | Verb::Publish => {
                 outputs.push(Output::Reply(id, Err(Error::Cut)));
                 false
             }
@@ -121,16 +137,24 @@ impl Session {
         self.ask(Verb::Ping, json!({"action": "ping"}))
     }
 
-    pub(crate) fn subscribe(&mut self, topic: &TopicName) -> ActionId {
+    /// From where it was, or from `since`; with its comings and goings if they are to be watched.
+    pub(crate) fn subscribe(&mut self, topic: &TopicName, since: Option<Position>, watch: bool) -> ActionId {
         let address = Address::Topic(topic.clone());
         self.topics.insert(address.clone());
-        let action = json!({"action": "subscribe", "topics": [self.resumed(&address)]});
+        if watch {
+            self.watched.insert(address.clone());
+        }
+        if let Some(since) = since {
+            self.positions.insert(address.clone(), since);
+        }
+        let action = json!({"action": "subscribe", "topics": [self.resumed(&address)], "presence": watch});
         self.ask(Verb::Subscribe(address), action)
     }
 
     pub(crate) fn unsubscribe(&mut self, topic: &TopicName) -> ActionId {
         let address = Address::Topic(topic.clone());
         self.topics.remove(&address);
+        self.watched.remove(&address);
         self.positions.remove(&address);
         self.ask(Verb::Unsubscribe(address), json!({"action": "unsubscribe", "topic": topic}))
     }
@@ -148,6 +172,14 @@ impl Session {
             action["user_id"] = json!(user);
         }
         self.ask(Verb::Cancel(task.clone()), action)
+    }
+
+    pub(crate) fn presence(&mut self, topic: &TopicName) -> ActionId {
+        self.ask(Verb::Presence, json!({"action": "presence", "topic": topic}))
+    }
+
+    pub(crate) fn publish(&mut self, topic: &TopicName, message: &Map<String, Value>) -> ActionId {
+        self.ask(Verb::Publish, json!({"action": "publish", "topic": topic, "message": message}))
     }
 
     /// Takes one frame.
@@ -203,6 +235,16 @@ impl Session {
                 ("not_found", _) => self.verdict(reply_to, Verdict::NotFound),
                 _ => self.verdict(reply_to, Verdict::Invalid(message.unwrap_or(reason))),
             },
+            Heard::Presence(members) => match reply_to.filter(|id| self.asked.remove(id).is_some()) {
+                Some(id) => vec![Output::Reply(id, Ok(Replied::Members(members)))],
+                None => event(Event::Presence(members)),
+            },
+            Heard::Joined(change) => event(Event::Joined(change)),
+            Heard::Left(change) => event(Event::Left(change)),
+            Heard::Published(position) => {
+                let id = reply_to.filter(|id| self.asked.remove(id).is_some());
+                id.map(|id| Output::Reply(id, Ok(Replied::Published(position)))).into_iter().collect()
+            }
             Heard::Gap(address, position) => {
                 self.adopt(&address, position.clone());
                 event(Event::Gap { address, position })
@@ -248,6 +290,7 @@ impl Session {
     fn failed(&mut self, id: ActionId, code: String, message: String) -> Output {
         if let Some(Asked { verb: Verb::Subscribe(topic), .. }) = self.asked.remove(&id) {
             self.topics.remove(&topic);
+            self.watched.remove(&topic);
         }
         let problem = crate::Problem { code, detail: Some(message), ..crate::Problem::default() };
         Output::Reply(id, Err(Error::Refused(Box::new(problem))))

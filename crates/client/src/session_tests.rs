@@ -107,7 +107,7 @@ fn a_position_that_could_not_be_resumed_is_a_gap_and_a_recovered_one_waits_for_i
 fn topics_are_subscribed_again_from_where_they_were() {
     let mut session = connected();
     let topic = TopicName::parse("room:7").unwrap();
-    let asked = session.subscribe(&topic);
+    let asked = session.subscribe(&topic, None, false);
     assert_eq!(value(session.frame(asked).unwrap())["topics"], json!(["room:7"]));
     session.disconnected();
     let greeting = session.greeting();
@@ -159,7 +159,7 @@ fn the_loser_of_a_race_is_told_who_won() {
 #[test]
 fn an_error_goes_to_the_action_that_caused_it() {
     let mut session = connected();
-    let asked = session.subscribe(&TopicName::parse("secret").unwrap());
+    let asked = session.subscribe(&TopicName::parse("secret").unwrap(), None, false);
     let forbidden = json!({"type": "error", "code": "forbidden", "message": "no", "timestamp": 1.0, "reply_to": asked});
     assert!(matches!(
         &session.receive(&forbidden.to_string())[..],
@@ -177,4 +177,46 @@ fn a_ping_dies_with_its_connection() {
     let asked = session.ping();
     let pong = json!({"type": "pong", "timestamp": 1.0, "original_data": {}, "reply_to": asked}).to_string();
     assert_eq!(reply(session.receive(&pong)), (asked, Replied::Done));
+}
+
+#[test]
+fn a_watched_topic_is_watched_again_and_its_list_is_asked_for_after_a_cut() {
+    let mut session = connected();
+    let (room, other) = (TopicName::parse("room:7").unwrap(), TopicName::parse("other").unwrap());
+    session.subscribe(&other, None, false);
+    let asked = session.subscribe(&room, None, true);
+    assert_eq!(value(session.frame(asked).unwrap())["presence"], true);
+    let change = json!({"type": "joined", "topic": "room:7", "user_id": "bob", "timestamp": 1.5});
+    assert!(
+        matches!(&events(session.receive(&change.to_string()))[..], [Event::Joined(who)] if who.user_id.as_str() == "bob")
+    );
+    session.disconnected();
+    session.receive(CONNECTED);
+    let frames: Vec<_> = session.greeting().iter().map(|frame| value(frame)).collect();
+    let subscribe =
+        |topic: &str, presence: bool| json!({"action": "subscribe", "topics": [topic], "presence": presence});
+    let expected =
+        [subscribe("other", false), subscribe("room:7", true), json!({"action": "presence", "topic": "room:7"})];
+    assert_eq!(frames, expected);
+    let list = json!({"type": "presence", "topic": "room:7", "members": ["alice"], "count": 1});
+    assert!(matches!(&events(session.receive(&list.to_string()))[..], [Event::Presence(list)] if list.count == 1));
+    session.unsubscribe(&room);
+    assert_eq!(session.greeting().len(), 1);
+}
+
+#[test]
+fn a_list_that_was_asked_for_is_a_reply_and_survives_a_cut_while_a_publication_does_not() {
+    let mut session = connected();
+    let room = TopicName::parse("room:7").unwrap();
+    let (list, published) = (session.presence(&room), session.publish(&room, &Map::new()));
+    assert!(matches!(&session.disconnected()[..], [Output::Reply(id, Err(Error::Cut))] if *id == published));
+    session.receive(CONNECTED);
+    assert_eq!(session.greeting().len(), 1);
+    let answer = json!({"type": "presence", "topic": "room:7", "members": [], "count": 0, "reply_to": list});
+    let Replied::Members(members) = reply(session.receive(&answer.to_string())).1 else { panic!("no list") };
+    assert_eq!((members.topic, members.count), (room.clone(), 0));
+    let published = session.publish(&room, &Map::new());
+    let answer = json!({"type": "published", "position": {"epoch": "e", "offset": 3}, "reply_to": published});
+    let replied = reply(session.receive(&answer.to_string()));
+    assert_eq!(replied, (published, Replied::Published(Some(Position::new("e", 3)))));
 }
