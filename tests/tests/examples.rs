@@ -43,7 +43,7 @@ impl Chatter {
     }
 
     async fn sees(&mut self, expected: &str) {
-        let line = timeout(PATIENCE, self.shown.recv()).await.unwrap_or_else(|_| panic!("never shown: {expected}"));
+        let line = timeout(PATIENCE, self.shown.recv()).await.expect(expected);
         assert_eq!(line.as_deref(), Some(expected));
     }
 
@@ -140,7 +140,7 @@ async fn board(boards: &mut mpsc::Receiver<Board>, what: &str, fits: impl Fn(&Bo
             }
         }
     };
-    timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("never shown: {what}"))
+    timeout(PATIENCE, wait).await.expect(what)
 }
 
 #[tokio::test]

@@ -74,7 +74,7 @@ async fn change(device: &mut Device) -> String {
 }
 
 fn names(answer: &Value) -> Vec<String> {
-    let members = answer["members"].as_array().unwrap_or_else(|| panic!("members in {answer}"));
+    let members = answer["members"].as_array().expect("a list of members");
     assert_eq!(answer["count"], members.len(), "{answer}");
     members.iter().map(|name| name.as_str().expect("a name").to_owned()).collect()
 }
