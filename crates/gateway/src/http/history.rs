@@ -72,14 +72,16 @@ pub(crate) async fn read(
 }
 
 fn page(topic: TopicName, history: History, since: &Position) -> Page {
-    let History { position, messages, .. } = history;
-    let current = since.epoch == position.epoch || *since == Position::beginning();
+    let History { position, epoch, messages, .. } = history;
+    // What is left of a numbering whose end is not known is not all of it.
+    let whole = epoch == position.epoch;
+    let current = whole && (since.epoch == epoch || *since == Position::beginning());
     let after = if current { since.offset } else { 0 };
     let (first, last) = (messages.first().map(|(offset, _)| *offset), messages.last().map(|(offset, _)| *offset));
     let recovered = current && first.map_or(after == position.offset, |first| first == after + 1);
-    let more = last.is_some_and(|last| last < position.offset);
+    let more = whole && last.is_some_and(|last| last < position.offset);
     let entry = |(offset, message): (u64, countersign_protocol::Payload)| Entry {
-        position: Position::new(position.epoch.clone(), offset),
+        position: Position::new(epoch.clone(), offset),
         message: RawValue::from_string(message.as_str().to_owned()).expect("a payload is JSON"),
     };
     let messages = messages.into_iter().map(entry).collect();
@@ -96,9 +98,20 @@ mod tests {
     fn of(epoch: &str, newest: u64, offsets: std::ops::Range<u64>, since: &Position) -> (bool, bool) {
         let message = Payload::parse(Bytes::from_static(b"{}")).unwrap();
         let messages = offsets.map(|offset| (offset, message.clone())).collect();
-        let history = History { position: Position::new(epoch, newest), messages, complete: false };
+        let position = Position::new(epoch, newest);
+        let history = History { position, epoch: epoch.to_owned(), messages, complete: false };
         let page = page(TopicName::parse("t").unwrap(), history, since);
         (page.recovered, page.more)
+    }
+
+    #[test]
+    fn what_is_left_of_a_numbering_that_has_ended_keeps_its_positions_and_is_not_all() {
+        let message = Payload::parse(Bytes::from_static(b"{}")).unwrap();
+        let (position, epoch) = (Position::new("new", 5), "old".to_owned());
+        let history = History { position, epoch, messages: vec![(3, message)], complete: false };
+        let page = page(TopicName::parse("t").unwrap(), history, &Position::new("old", 2));
+        assert_eq!((page.recovered, page.more), (false, false));
+        assert_eq!(page.messages[0].position, Position::new("old", 3));
     }
 
     #[test]
