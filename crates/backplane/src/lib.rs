@@ -88,6 +88,9 @@ pub enum BackplaneError {
     /// It did not answer in time, or said that it cannot now. Whether the step was taken is not known: ask again with the same id or key.
     #[error("the backplane did not answer: {0}")]
     Unavailable(String),
+    /// It has no room for what was to be written, and nothing was: ask again when it has.
+    #[error("the backplane is full: {0}")]
+    Full(String),
     /// The idempotency key came before with another body.
     #[error("the idempotency key was used before with another body")]
     Conflict,

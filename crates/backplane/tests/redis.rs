@@ -5,6 +5,8 @@
 
 mod support;
 
+#[path = "redis/absence.rs"]
+mod absence;
 #[path = "redis/faults.rs"]
 mod faults;
 #[path = "redis/footprint.rs"]

@@ -16,6 +16,9 @@ pub enum GatewayError {
     /// Whether it was done is not known, or it was not: repeat with the same id or key.
     #[error("not done for certain ({0}): repeat with the same id or idempotency key")]
     Unavailable(String),
+    /// The backplane has no room, and nothing was done.
+    #[error("not done ({0}): repeat when it has room")]
+    Full(String),
     /// What is kept under one of the names of this request was not written by this version; nothing was done.
     #[error(
         "not done, as the backplane holds what this version cannot read ({0}): look at that key, a repeat does not help"
@@ -43,6 +46,7 @@ impl From<BackplaneError> for GatewayError {
             BackplaneError::Conflict => Self::Conflict,
             BackplaneError::TooManyCallbacks(limit) => Self::TooManyCallbacks(limit),
             BackplaneError::Unavailable(_) => Self::Unavailable(error.to_string()),
+            BackplaneError::Full(_) => Self::Full(error.to_string()),
             BackplaneError::Unreadable(what) => Self::Unreadable(what),
         }
     }

@@ -271,6 +271,7 @@ impl From<GatewayError> for Wrong {
             GatewayError::Invalid(_) => "invalid_field",
             GatewayError::TooLong(..) => "too_long",
             GatewayError::Unavailable(_) => "unavailable",
+            GatewayError::Full(_) => "backplane_full",
             GatewayError::Unreadable(_) => "unreadable",
             GatewayError::Conflict => "conflict",
             GatewayError::TooManyCallbacks(_) => "too_many_callbacks",

@@ -30,6 +30,20 @@ pub(super) struct Redirection {
 }
 
 impl CommandError {
+    /// Whether another try may succeed soon enough to be worth it: memory, disks and rights do not come within a second, and who
+    /// is told at once can do something.
+    pub(super) fn passes_soon(&self) -> bool {
+        match self.kind {
+            Failure::OutOfMemory | Failure::Misconfigured | Failure::Unauthorized | Failure::Forbidden => false,
+            Failure::Timeout
+            | Failure::Connection
+            | Failure::Loading
+            | Failure::ReadOnly
+            | Failure::ClusterDown
+            | Failure::Other => self.transient,
+        }
+    }
+
     /// There is no connection: nothing was sent.
     pub(super) fn unconnected(why: &str) -> Self {
         let text = format!("no connection to Redis: {why}");
@@ -119,7 +133,11 @@ fn told(error: &RedisError, kind: Failure) -> String {
 
 impl From<CommandError> for BackplaneError {
     fn from(error: CommandError) -> Self {
-        if error.transient { Self::Unavailable(error.text) } else { Self::Unreadable(error.text) }
+        match error.kind {
+            Failure::OutOfMemory => Self::Full(error.text),
+            _ if error.transient => Self::Unavailable(error.text),
+            _ => Self::Unreadable(error.text),
+        }
     }
 }
 
@@ -156,7 +174,9 @@ pub(super) fn kind(error: &RedisError) -> Failure {
         Some("NOPERM") => Failure::Forbidden,
         Some("CLUSTERDOWN" | "MASTERDOWN") => Failure::ClusterDown,
         // What a script was refused is told in the script's words.
-        _ if says(error, "ACL failure in script") || says(error, "permissions to run") => Failure::Forbidden,
+        _ if says(error, "The user executing the script can't") || says(error, "ACL failure in script") => {
+            Failure::Forbidden
+        }
         _ => Failure::Other,
     }
 }

@@ -93,6 +93,7 @@ impl fmt::Debug for RedisOptions {
         f.debug_struct("RedisOptions")
             .field("urls", &self.urls.iter().map(|url| masked(url)).collect::<Vec<_>>())
             .field("wait_replicas", &self.wait_replicas)
+            .field("tls", &self.tls)
             .field("node", &self.node)
             .finish()
     }

@@ -21,7 +21,7 @@ where
     F: Fn() -> Fut,
     Fut: Future<Output = Result<T, CommandError>>,
 {
-    attempts(step, |error| error.transient).await
+    attempts(step, CommandError::passes_soon).await
 }
 
 /// Repeats a step only as long as it is known that nothing was written.
@@ -30,7 +30,7 @@ where
     F: Fn() -> Fut,
     Fut: Future<Output = Result<T, CommandError>>,
 {
-    attempts(step, |error| error.transient && error.unwritten).await.map(|tried| tried.value)
+    attempts(step, |error| error.passes_soon() && error.unwritten).await.map(|tried| tried.value)
 }
 
 async fn attempts<T, F, Fut>(step: F, again: impl Fn(&CommandError) -> bool) -> Result<Tried<T>, CommandError>

@@ -33,10 +33,10 @@ async fn a_full_redis_sends_no_beat_twice_and_tells_of_no_ack_that_it_did_not_wr
     // Due, and refused as often as it is tried.
     for _ in 0..3 {
         let refused = eventually("a heartbeat that is due", || async { node.sweep().await.err() }).await;
-        assert!(matches!(&refused, BackplaneError::Unavailable(why) if why.contains("OOM")), "{refused:?}");
+        assert!(matches!(&refused, BackplaneError::Full(why) if why.contains("OOM")), "{refused:?}");
     }
     let (by, connection) = (Answerer::User(alice), ConnectionId::parse("c").unwrap());
-    assert!(matches!(node.ack(id, &by, &connection).await, Err(BackplaneError::Unavailable(_))));
+    assert!(matches!(node.ack(id, &by, &connection).await, Err(BackplaneError::Full(_))));
     let _: () = client.ask("CONFIG SET maxmemory 0").await;
     assert!(node.receipt(id).await.unwrap().unwrap().acks.is_empty());
     assert_eq!(node.sweep().await.unwrap().beats, 1);

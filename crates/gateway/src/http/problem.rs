@@ -87,6 +87,7 @@ impl From<GatewayError> for Problem {
             GatewayError::Invalid(error) => error.into(),
             GatewayError::TooLong(..) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_long", detail),
             GatewayError::Unavailable(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail),
+            GatewayError::Full(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "backplane_full", detail),
             GatewayError::Unreadable(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", detail),
             GatewayError::Conflict => Self::new(StatusCode::CONFLICT, "conflict", detail),
             GatewayError::TooManyCallbacks(_) => Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_callbacks", detail),

@@ -128,7 +128,7 @@ impl Reader {
         for (id, result) in results {
             match result {
                 Ok(()) => done.push(id),
-                Err(error @ GatewayError::Unavailable(_)) => again = again.or(Some(error)),
+                Err(error @ (GatewayError::Unavailable(_) | GatewayError::Full(_))) => again = again.or(Some(error)),
                 Err(error) => wrong.push((id, error)),
             }
         }

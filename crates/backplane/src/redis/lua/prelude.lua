@@ -57,11 +57,12 @@ local function about(record)
   return table.concat({record.terms, record.user, record.task, record.key or '', record.via, record.delivered}, '\n')
 end
 
--- Notes that a node with a connection of the user has the question; only the first time counts.
+-- Notes that a node with a connection of the user has the question; only the first time counts. A full Redis refuses the
+-- note, and the question is shown all the same.
 local function delivered(record)
   if record.delivered ~= '' then return end
   record.delivered = whole(math.max(NOW - record.asked, 0))
-  redis.call('HSET', record_key(record.id), 'about', about(record))
+  redis.pcall('HSET', record_key(record.id), 'about', about(record))
 end
 
 -- A record as the caller reads it.
@@ -132,6 +133,14 @@ local function settle(record)
   return true
 end
 
+-- The same where nobody waits for the decision: a full Redis takes none, at the first write, and what is due is not open.
+local function settle_if_possible(record)
+  local done, result = pcall(settle, record)
+  if done then return result end
+  if (type(result) == 'table' and result.err or tostring(result)):find('OOM', 1, true) then return true end
+  error(result)
+end
+
 -- The user's open records in the order of asking. What is due is timed out first, and what has no record any more is
 -- forgotten.
 local function open_records(user, with_message)
@@ -141,7 +150,7 @@ local function open_records(user, with_message)
     if not record or record.decision then
       redis.call('ZREM', pending, id)
       redis.call('ZREM', DEADLINES, id)
-    elseif not settle(record) then
+    elseif not settle_if_possible(record) then
       open[#open + 1] = record
     end
   end
