@@ -166,8 +166,7 @@ async fn a_message_that_was_opened_and_never_published_is_published_by_the_repea
     let first = cluster.api(0).post_once(&path, "k1", &body).await.expect_status(200);
     assert_eq!(first["status"], "queued", "{first}");
     // As if the node had died between its two steps: there is a receipt, and nothing was published.
-    let published = format!("cs:{{user%3Aalice}}:idem:{}", id_of(&first));
-    assert_eq!(cluster.redis().query::<u64>(&["DEL", &published]).await, 1);
+    assert_eq!(cluster.redis().query::<u64>(&["DEL", "cs:{user%3Aalice}:idem:k1"]).await, 1);
 
     let mut alice = cluster.device(1, "alice").await;
     let (api, path) = (cluster.api(1), format!("{MESSAGES}&timeout=30"));
@@ -261,4 +260,19 @@ async fn a_request_that_cannot_be_acknowledged_names_what_is_wrong() {
     let (reply, ()) = tokio::join!(posting, acking);
     assert_eq!(reply.expect_status(200)["status"], "acked", "a single node without Redis can do it too");
     assert!(node.metric("countersign_acks_total", "").await > 0.0);
+}
+
+#[tokio::test]
+async fn a_key_with_and_without_a_receipt_is_a_conflict() {
+    let cluster = Cluster::start(1).await;
+    let api = cluster.api(0);
+    let (plain, with_receipt) = ("/v1/users/alice/messages", "/v1/users/alice/messages?ack=true&timeout=0.2");
+    let message = json!({"type": "note"});
+    for (key, first, second) in [("k1", plain, with_receipt), ("k2", with_receipt, plain)] {
+        api.post_once(first, key, &message).await.expect_status(200);
+        for _ in 0..2 {
+            assert_eq!(api.post_once(second, key, &message).await.expect_status(409)["code"], "conflict");
+        }
+        api.post_once(first, key, &message).await.expect_status(200);
+    }
 }

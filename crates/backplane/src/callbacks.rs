@@ -123,7 +123,7 @@ pub struct Confirm {
 /// Of an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Confirmed {
-    /// It decided; or it is the winner's repeat (same person, same `answer_id`).
+    /// It decided; or it is the winner's repeat (same person, same `answer_id`, same answer).
     Accepted(Decision),
     /// Something else decided before.
     AlreadyResolved(Decision),

@@ -34,7 +34,8 @@ const LAST_READ: Duration = Duration::from_millis(500);
 
 impl Node {
     /// Publishes a message to a user and waits until somebody acknowledges it, at most `patience`. A repeat with the same key
-    /// finds the same message and waits on.
+    /// finds the same message and waits on; a key that has published a message without a receipt is a conflict, and the other
+    /// way round.
     pub(crate) async fn publish_for_ack(
         &self,
         user: UserId,
@@ -47,6 +48,8 @@ impl Node {
         let id = MessageId::new(Partition::of(&user), random()?);
         // A message that may not be published opens nothing.
         message.with_receipt(id)?;
+        // The key of the publication: the message has its receipt in it, so no other request publishes the same bytes.
+        let own = key.clone();
         let key = key.map(|key| (key, crate::hex::first(16, &Sha256::digest(message.bytes()))));
         let open = OpenReceipt { id, user: user.clone(), key, retention: RETENTION };
         let (receipt, new) = self.backplane.open_receipt(open).await?;
@@ -55,7 +58,7 @@ impl Node {
         }
         let waiter = self.acks.register(receipt.id);
         let message = message.with_receipt(receipt.id)?;
-        let published = self.deliver(receipt.id, user, message, new, until).await?;
+        let published = self.deliver((receipt.id, own), user, message, new, until).await?;
         let receipt = self.acked(receipt, waiter, until).await;
         if let (true, Some(first)) = (new, receipt.acks.first()) {
             self.metrics.acked_after(first.at - receipt.queued_at);
@@ -83,18 +86,18 @@ impl Node {
         Ok(self.backplane.receipt(id).await?.map(told))
     }
 
-    /// Publishes, under a key of the message's own: once, whoever repeats it. What nobody heard is published again, without a
+    /// Publishes, under the producer's key or one of the message's own: once, whoever repeats it. What nobody heard is published again, without a
     /// place in the history, where it has one already.
     async fn deliver(
         &self,
-        id: MessageId,
+        (id, key): (MessageId, Option<IdempotencyKey>),
         user: UserId,
         message: Payload,
         new: bool,
         until: Instant,
     ) -> Result<Published, GatewayError> {
         let address = Address::User(user);
-        let key = IdempotencyKey::parse(&id.to_string()).expect("an id is a legal key");
+        let key = key.unwrap_or_else(|| IdempotencyKey::parse(&id.to_string()).expect("an id is a legal key"));
         let first = Publication { history: self.history_of(&address), address, message, key: Some(key) };
         let again = Publication { history: HistoryPolicy::NONE, key: None, ..first.clone() };
         let mut published = self.backplane.publish(first).await?;

@@ -156,7 +156,7 @@ impl Lifecycle {
         }
         let Some(record) = self.records.get(&id) else { return Confirmed::NotFound };
         match &record.end {
-            Some(end) if end.is_repeated_by(&by, &answer) => Confirmed::Accepted(end.decision.clone()),
+            Some(end) if end.is_repeated_by(&by, &answer, proceed) => Confirmed::Accepted(end.decision.clone()),
             Some(end) => Confirmed::AlreadyResolved(end.decision.clone()),
             None if !record.plain && !judged => Confirmed::Judge(Box::new(record.callback(id, now))),
             None => {

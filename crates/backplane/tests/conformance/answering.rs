@@ -101,8 +101,11 @@ pub(crate) async fn the_winners_repeat_is_accepted_again<F: Fixture>() {
     let mine = named(answer(open.id, "alice", true), "a1");
     let decision = accepted(one.confirm(mine.clone()).await.unwrap());
     assert_eq!(accepted(two.confirm(mine.clone()).await.unwrap()), decision);
-    // The repeat is known by its name; what else it says does not count.
-    assert_eq!(accepted(two.confirm(named(answer(open.id, "alice", false), "a1")).await.unwrap()), decision);
+    // A name that comes back with another answer is no repeat: who sends it must not think that it counts.
+    assert_eq!(already(two.confirm(named(answer(open.id, "alice", false), "a1")).await.unwrap()), decision);
+    let mut more = mine.clone();
+    more.answer.feedback = Some("and more".to_owned());
+    assert_eq!(already(two.confirm(more).await.unwrap()), decision);
     assert_eq!(already(two.confirm(named(answer(open.id, "alice", true), "a2")).await.unwrap()), decision);
     assert_eq!(already(two.confirm(answer(open.id, "alice", true)).await.unwrap()), decision);
     assert_eq!(already(two.confirm(by_guest(mine)).await.unwrap()), decision);

@@ -222,3 +222,27 @@ async fn a_look_brings_few_bytes_however_long_the_entries_are() {
     }
     assert!(looks >= 5 && left(&mut client).await == (0, 0), "{looks} looks");
 }
+
+#[tokio::test]
+async fn an_inbox_without_entries_is_soon_no_key() {
+    let server = Server::start();
+    let (_node, inbox) = node(&server, "n1").await;
+    let mut client = server.client().await;
+    assert!(inbox.hold().await.unwrap());
+    assert!(inbox.next(10, LONGEST).await.unwrap().entries.is_empty());
+    assert_eq!(client.ask::<u64>("EXISTS cs:inbox").await, 0, "to look at it makes no key");
+    let young = add(&mut client, "young").await;
+    assert_eq!(ids(&some(&inbox, 10).await), [young.as_str()]);
+    inbox.done(&[young]).await.unwrap();
+    assert!(inbox.next(10, LONGEST).await.unwrap().entries.is_empty());
+    assert_eq!(client.ask::<u64>("EXISTS cs:inbox").await, 1, "an id of this moment must not be given again");
+    let _: u64 = client.ask("DEL cs:inbox").await;
+    // An entry of long ago.
+    let old: String = client.ask("XADD cs:inbox 1000-0 op broadcast body old").await;
+    assert_eq!(ids(&some(&inbox, 10).await), [old.as_str()]);
+    inbox.done(&[old]).await.unwrap();
+    assert!(inbox.next(10, LONGEST).await.unwrap().entries.is_empty());
+    assert_eq!(client.ask::<u64>("EXISTS cs:inbox").await, 0);
+    let next = add(&mut client, "next").await;
+    assert_eq!(ids(&some(&inbox, 10).await), [next]);
+}

@@ -5,19 +5,22 @@
 --       11 feedback, 12 choice, 13 data (JSON texts), 14 the answer's name,
 --       15 connection ('' for none), 16 node
 -- Returns {word, now, decision or record}: accepted, resolved, none, judge.
--- Invariant: only the addressed user decides, once; the winner's repeat (same person, same name) hears its own decision.
+-- Invariant: only the addressed user decides, once; the winner's repeat (same person, same name, same answer) hears its own
+-- decision.
 local id, user, by, judged, name = ARGV[5], ARGV[6], ARGV[7], ARGV[8] == '1', ARGV[14]
 local record = load(id)
 if not record or (user ~= '' and user ~= record.user) then return {'none', NOW} end
 settle(record)
+local answer = {feedback = ARGV[11], choice = ARGV[12], data = ARGV[13], connection = ARGV[15], node = ARGV[16]}
 if record.decision then
-  return {record.answer == name and 'accepted' or 'resolved', NOW, record.decision}
+  local function without_time(text) return text:match('^(.*),"at":[%d.]+}$') end
+  local same = record.answer == name
+    and without_time(decision(id, ARGV[9], ARGV[10], 'user', by, answer)) == without_time(record.decision)
+  return {same and 'accepted' or 'resolved', NOW, record.decision}
 end
 if not record.plain and not judged then
   record.message = redis.call('HGET', KEYS[1], 'message')
   return {'judge', NOW, told(record)}
 end
-finish(record, ARGV[9], ARGV[10], 'user', by, name, {
-  feedback = ARGV[11], choice = ARGV[12], data = ARGV[13], connection = ARGV[15], node = ARGV[16],
-})
+finish(record, ARGV[9], ARGV[10], 'user', by, name, answer)
 return {'accepted', NOW, record.decision}
