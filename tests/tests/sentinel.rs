@@ -133,10 +133,13 @@ async fn a_demoted_master_that_still_accepts_connections_is_left() {
     sentinels.fail_over().await;
     let master = sentinels.wait_for_another_master(0).await;
     sentinels.wait_for_replica(0).await;
-    // It accepts connections, and whoever publishes there hears himself: that proves nothing.
+    // It accepts connections again, and whoever publishes there hears himself: that proves nothing.
+    sentinels.server(0).wait_for_listeners("cs:node:fixed", 1).await;
     assert_eq!(sentinels.server(0).query::<u64>(&["PUBLISH", "cs:node:fixed", "{}"]).await, 1);
     fixed.wait_for_readiness(503).await;
-    assert!(fixed.has_logged("read only replica"), "the reason is told");
+    let told = || async { fixed.has_logged("read only replica").then_some(()) };
+    eventually(PATIENCE, "the reason in the log", told).await;
+    assert_eq!(fixed.readiness().await, 503);
     one.wait_for_readiness(200).await;
     sentinels.server(0).wait_for_listeners("cs:node:one", 0).await;
     sentinels.server(master).wait_for_listeners("cs:node:one", 1).await;
