@@ -23,6 +23,11 @@ pub(crate) async fn before_repeating() {
     sleep(Duration::from_millis(100)).await;
 }
 
+/// What a client lets pass before it comes back, or a producer before its next message is due.
+pub(crate) async fn pauses(duration: Duration) {
+    sleep(duration).await;
+}
+
 /// Writes down how late this machine is when it wakes somebody up: what runs on it cannot be expected to be quicker. Ends
 /// when dropped.
 #[derive(Debug)]

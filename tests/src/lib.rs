@@ -15,11 +15,13 @@
 //! | `device.rs`, `api.rs`, `token.rs` | the clients |
 //! | `certificates.rs` | an authority of one's own, for TLS |
 //! | `browser.rs` | headless chromium, for the pages that a node serves |
-//! | `proxy.rs` | a TCP connection that can be cut and stalled |
+//! | `proxy.rs` | a TCP connection that can be late, stalled, cut, reset and forgotten |
 //! | `history.rs`, `audit.rs` | what people and callers saw, and whether it keeps the promises |
 //! | `person.rs`, `caller.rs`, `scene.rs` | people who answer and come back, callers who insist, all of them together |
 //! | `seat.rs` | a device moved by hand whose every message is written down |
 //! | `storm.rs` | one fault in the middle of everything |
+//! | `ledger.rs`, `delivery.rs` | what was published and read, and whether anything was lost, repeated or disordered |
+//! | `press.rs`, `reader.rs`, `sdk_reader.rs`, `traffic.rs` | producers who insist, readers who come back, all of them around a fault |
 //! | `fault.rs` | time that passes on purpose |
 //!
 //! A scenario never sleeps. It waits for a condition with a deadline, and when the deadline passes the
@@ -39,21 +41,27 @@ mod caller;
 mod certificates;
 mod cluster;
 mod deadline;
+pub mod delivery;
 mod device;
 mod fault;
 pub mod history;
+pub mod ledger;
 mod nginx;
 mod node;
 mod person;
 mod port;
+mod press;
 mod process;
 mod proxy;
+mod reader;
 mod redis_server;
 mod scene;
+mod sdk_reader;
 mod seat;
 mod sentinels;
 mod storm;
 mod token;
+mod traffic;
 
 pub use api::{Api, Reply, callback_id};
 pub use caller::{Ask, Caller};
@@ -70,10 +78,12 @@ pub use process::{Process, Signal};
 pub use proxy::TcpProxy;
 pub use redis_server::RedisServer;
 pub use scene::Scene;
+pub use reader::Reader;
 pub use seat::Seat;
 pub use sentinels::Sentinels;
 pub use storm::Storm;
 pub use token::token;
+pub use traffic::Traffic;
 
 use std::path::{Path, PathBuf};
 

@@ -1,13 +1,17 @@
 //! A TCP connection with a switch: between a node and its Redis, or a client and its node, when a test
-//! wants the network to stall or to break.
+//! wants the network to be late, to stall, to break, or to forget.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::sleep;
 
 /// What the proxy does with bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,16 +19,38 @@ enum Network {
     /// They pass.
     Flowing,
     /// They wait, in both directions; new connections are accepted and wait too.
-    Stalled,
+    Stalled(Whose),
     /// All connections are closed, new ones are closed at once.
     Cut,
+}
+
+/// Whose connections to Redis a fault is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    Everybodys,
+    /// Those that have sent `SUBSCRIBE`.
+    Subscribers,
+    /// The others.
+    Commands,
+}
+
+/// Everything that is wrong at the moment.
+#[derive(Clone, Copy, Debug)]
+struct Weather {
+    network: Network,
+    late_by: Duration,
+    /// Connections with a lower number are forgotten.
+    forgotten: u64,
+    /// Connections with a lower number are reset.
+    reset: u64,
 }
 
 /// Passes TCP connections on to one address. Gone, with its connections, when dropped.
 #[derive(Debug)]
 pub struct TcpProxy {
     address: SocketAddr,
-    network: watch::Sender<Network>,
+    weather: watch::Sender<Weather>,
+    accepted: Arc<AtomicU64>,
     task: JoinHandle<()>,
 }
 
@@ -34,16 +60,22 @@ impl TcpProxy {
         let target = target.into();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("the loopback has a free port");
         let address = listener.local_addr().expect("a bound listener");
-        let (network, watching) = watch::channel(Network::Flowing);
+        let fine = Weather { network: Network::Flowing, late_by: Duration::ZERO, forgotten: 0, reset: 0 };
+        let (weather, watching) = watch::channel(fine);
+        let accepted = Arc::<AtomicU64>::default();
+        let counting = Arc::clone(&accepted);
         let task = tokio::spawn(async move {
             // Dropped with this task: no connection outlives the proxy.
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                connections.spawn(serve(client, target.clone(), watching.clone()));
+                let number = counting.fetch_add(1, Ordering::Relaxed);
+                let subscribes = AtomicBool::new(false);
+                let road = Road { number, subscribes: Arc::new(subscribes), weather: watching.clone() };
+                connections.spawn(serve(client, target.clone(), road));
                 while connections.try_join_next().is_some() {}
             }
         });
-        Self { address, network, task }
+        Self { address, weather, accepted, task }
     }
 
     /// `127.0.0.1:<port>`.
@@ -53,17 +85,49 @@ impl TcpProxy {
 
     /// Bytes stand still: the peers see neither data nor an end.
     pub fn stall(&self) {
-        self.network.send_replace(Network::Stalled);
+        self.set(Network::Stalled(Whose::Everybodys));
+    }
+
+    /// Between a node and Redis: what is published does not reach the node, its commands are answered.
+    pub fn stall_subscribers(&self) {
+        self.set(Network::Stalled(Whose::Subscribers));
+    }
+
+    /// Between a node and Redis: commands are not answered, what is published reaches the node.
+    pub fn stall_commands(&self) {
+        self.set(Network::Stalled(Whose::Commands));
     }
 
     /// Closes every connection, and every new one until `resume`.
     pub fn cut(&self) {
-        self.network.send_replace(Network::Cut);
+        self.set(Network::Cut);
     }
 
-    /// Bytes pass again; stalled ones arrive now.
+    /// Bytes pass again, in time; stalled ones arrive now.
     pub fn resume(&self) {
-        self.network.send_replace(Network::Flowing);
+        self.weather.send_modify(|weather| (weather.network, weather.late_by) = (Network::Flowing, Duration::ZERO));
+    }
+
+    /// Every piece of up to 16 KiB is this late, in each direction.
+    pub fn delay(&self, late_by: Duration) {
+        self.weather.send_modify(|weather| weather.late_by = late_by);
+    }
+
+    /// Resets every connection that there is; new ones pass.
+    pub fn reset(&self) {
+        let now = self.accepted.load(Ordering::Relaxed);
+        self.weather.send_modify(|weather| weather.reset = now);
+    }
+
+    /// Forgets every connection that there is, as a router that was restarted: whatever is sent on it vanishes, and neither
+    /// side hears of the other's end. New ones pass.
+    pub fn forget(&self) {
+        let now = self.accepted.load(Ordering::Relaxed);
+        self.weather.send_modify(|weather| weather.forgotten = now);
+    }
+
+    fn set(&self, network: Network) {
+        self.weather.send_modify(|weather| weather.network = network);
     }
 }
 
@@ -73,53 +137,118 @@ impl Drop for TcpProxy {
     }
 }
 
-async fn serve(client: TcpStream, target: String, mut network: watch::Receiver<Network>) {
-    if !until_flowing(&mut network).await {
+/// One connection, as the weather sees it.
+#[derive(Clone, Debug)]
+struct Road {
+    number: u64,
+    subscribes: Arc<AtomicBool>,
+    weather: watch::Receiver<Weather>,
+}
+
+/// Why a pump stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    Ended,
+    Reset,
+    Forgotten,
+}
+
+async fn serve(mut client: TcpStream, target: String, road: Road) {
+    if road.clone().passable().await.is_err() {
         return;
     }
-    let Ok(server) = TcpStream::connect(&target).await else {
+    let Ok(mut server) = TcpStream::connect(&target).await else {
         return;
     };
     // Small frames must not wait for each other in here.
     drop(client.set_nodelay(true));
     drop(server.set_nodelay(true));
-    let (client_reads, client_writes) = client.into_split();
-    let (server_reads, server_writes) = server.into_split();
-    // Either direction's end ends both: a half-closed connection is not what these tests are about.
-    tokio::select! {
-        () = pump(client_reads, server_writes, network.clone()) => {}
-        () = pump(server_reads, client_writes, network) => {}
+    let stop = {
+        let (mut client_reads, mut client_writes) = client.split();
+        let (mut server_reads, mut server_writes) = server.split();
+        // Either direction's end ends both: a half-closed connection is not what these tests are about.
+        tokio::select! {
+            stop = pump(&mut client_reads, &mut server_writes, road.clone()) => stop,
+            stop = pump(&mut server_reads, &mut client_writes, road) => stop,
+        }
+    };
+    match stop {
+        Stop::Ended => {}
+        Stop::Reset => {
+            drop(client.set_zero_linger());
+            drop(server.set_zero_linger());
+        }
+        Stop::Forgotten => {
+            tokio::join!(vanish(client), vanish(server));
+        }
     }
 }
 
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut network: watch::Receiver<Network>) {
+/// Reads what nobody gets, and goes away only when this peer does.
+async fn vanish(mut peer: TcpStream) {
+    let mut buffer = vec![0; 16 * 1024];
+    while matches!(peer.read(&mut buffer).await, Ok(count) if count > 0) {}
+}
+
+async fn pump(from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>, mut road: Road) -> Stop {
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let count = tokio::select! {
             read = from.read(&mut buffer) => match read {
                 Ok(count) if count > 0 => count,
-                _ => return,
+                // A forgotten connection's end is not passed on.
+                _ => return road.passable().await.err().unwrap_or(Stop::Ended),
             },
-            () = until_cut(&mut network) => return,
+            stop = road.blocked() => return stop,
         };
-        if !until_flowing(&mut network).await {
-            return;
-        }
         let bytes = buffer.get(..count).unwrap_or_default();
+        if bytes.windows(SUBSCRIBE.len()).any(|window| window.eq_ignore_ascii_case(SUBSCRIBE)) {
+            road.subscribes.store(true, Ordering::Relaxed);
+        }
+        let late_by = road.weather.borrow().late_by;
+        if !late_by.is_zero() {
+            sleep(late_by).await;
+        }
+        if let Err(stop) = road.passable().await {
+            return stop;
+        }
         if to.write_all(bytes).await.is_err() {
-            return;
+            return Stop::Ended;
         }
     }
 }
 
-/// Whether bytes may pass now; false when the connection is to be closed instead.
-async fn until_flowing(network: &mut watch::Receiver<Network>) -> bool {
-    network.wait_for(|state| *state != Network::Stalled).await.is_ok_and(|state| *state == Network::Flowing)
+const SUBSCRIBE: &[u8] = b"\r\nSUBSCRIBE\r\n";
+
+impl Road {
+    /// Returns when bytes may pass.
+    async fn passable(&mut self) -> Result<(), Stop> {
+        let Self { number, subscribes, weather } = self;
+        let stands = |now: &Weather| match now.network {
+            Network::Stalled(Whose::Everybodys) => true,
+            Network::Stalled(Whose::Subscribers) => subscribes.load(Ordering::Relaxed),
+            Network::Stalled(Whose::Commands) => !subscribes.load(Ordering::Relaxed),
+            Network::Flowing | Network::Cut => false,
+        };
+        let now = weather.wait_for(|now| stopped(*number, now).is_some() || !stands(now)).await;
+        now.map_or(Err(Stop::Ended), |now| stopped(*number, &now).map_or(Ok(()), Err))
+    }
+
+    /// Returns when the connection is at its end, or the proxy is gone.
+    async fn blocked(&mut self) -> Stop {
+        let number = self.number;
+        let now = self.weather.wait_for(|now| stopped(number, now).is_some()).await;
+        now.ok().and_then(|now| stopped(number, &now)).unwrap_or(Stop::Ended)
+    }
 }
 
-/// Returns when the network is cut, or the proxy is gone.
-async fn until_cut(network: &mut watch::Receiver<Network>) {
-    drop(network.wait_for(|state| *state == Network::Cut).await);
+fn stopped(number: u64, now: &Weather) -> Option<Stop> {
+    match now {
+        _ if number < now.reset => Some(Stop::Reset),
+        _ if number < now.forgotten => Some(Stop::Forgotten),
+        Weather { network: Network::Cut, .. } => Some(Stop::Ended),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -182,5 +311,72 @@ mod tests {
         let mut again = TcpStream::connect(proxy.address()).await.expect("proxy");
         says(&mut again, b"back").await;
         assert_eq!(hears(&mut again).await, b"back");
+    }
+
+    #[tokio::test]
+    async fn a_reset_ends_old_connections_and_lets_new_ones_pass() {
+        let proxy = TcpProxy::to(echo().await).await;
+        let mut old = TcpStream::connect(proxy.address()).await.expect("proxy");
+        says(&mut old, b"one").await;
+        assert_eq!(hears(&mut old).await, b"one");
+        proxy.reset();
+        let end = old.read_u8().await.expect_err("no data").kind();
+        assert_eq!(end, std::io::ErrorKind::ConnectionReset);
+        let mut new = TcpStream::connect(proxy.address()).await.expect("proxy");
+        says(&mut new, b"two").await;
+        assert_eq!(hears(&mut new).await, b"two");
+    }
+
+    #[tokio::test]
+    async fn a_forgotten_connection_hears_nothing_for_ever_not_even_the_others_end() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let proxy = TcpProxy::to(listener.local_addr().expect("bound").to_string()).await;
+        let mut near = TcpStream::connect(proxy.address()).await.expect("proxy");
+        let (mut far, _) = listener.accept().await.expect("passed on");
+        proxy.forget();
+        says(&mut near, b"one").await;
+        drop(near);
+        let early = timeout(Duration::from_millis(100), hears(&mut far)).await;
+        assert!(early.is_err(), "the far side heard something: {early:?}");
+        let mut new = TcpStream::connect(proxy.address()).await.expect("proxy");
+        let (mut far, _) = listener.accept().await.expect("new ones pass");
+        says(&mut new, b"two").await;
+        assert_eq!(hears(&mut far).await, b"two");
+    }
+
+    #[tokio::test]
+    async fn subscribers_and_commands_stall_apart() {
+        let proxy = TcpProxy::to(echo().await).await;
+        let mut subscriber = TcpStream::connect(proxy.address()).await.expect("proxy");
+        let mut commands = TcpStream::connect(proxy.address()).await.expect("proxy");
+        says(&mut subscriber, b"*2\r\n$9\r\nSUBSCRIBE\r\n$1\r\na\r\n").await;
+        assert!(!hears(&mut subscriber).await.is_empty());
+        for stalled in ["subscribers", "commands"] {
+            let (still, moving) = match stalled {
+                "subscribers" => (&mut subscriber, &mut commands),
+                _ => (&mut commands, &mut subscriber),
+            };
+            if stalled == "subscribers" { proxy.stall_subscribers() } else { proxy.stall_commands() }
+            says(still, b"one").await;
+            says(moving, b"two").await;
+            assert_eq!(hears(moving).await, b"two");
+            let early = timeout(Duration::from_millis(100), hears(still)).await;
+            assert!(early.is_err(), "stalled bytes arrived: {early:?}");
+            proxy.resume();
+            assert_eq!(hears(still).await, b"one");
+        }
+    }
+
+    #[tokio::test]
+    async fn delayed_bytes_are_late() {
+        let proxy = TcpProxy::to(echo().await).await;
+        let mut stream = TcpStream::connect(proxy.address()).await.expect("proxy");
+        says(&mut stream, b"one").await;
+        assert_eq!(hears(&mut stream).await, b"one");
+        proxy.delay(Duration::from_millis(150));
+        let began = std::time::Instant::now();
+        says(&mut stream, b"two").await;
+        assert_eq!(hears(&mut stream).await, b"two");
+        assert!(began.elapsed() >= Duration::from_millis(300), "there and back: {:?}", began.elapsed());
     }
 }
