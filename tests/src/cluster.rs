@@ -43,6 +43,11 @@ impl Cluster {
         &self.nginx
     }
 
+    /// The same, to restart it.
+    pub fn nginx_mut(&mut self) -> &mut Nginx {
+        &mut self.nginx
+    }
+
     /// A node, counted from 0.
     pub fn node(&self, index: usize) -> &Node {
         &self.nodes[index]

@@ -23,21 +23,24 @@ use crate::repository;
 pub struct Nginx {
     port: u16,
     directory: TempDir,
-    process: Process,
+    process: Option<Process>,
 }
 
 impl Nginx {
     /// Starts nginx in front of `nodes` (`host:port` each) and waits until it listens.
     pub async fn start(nodes: &[String]) -> Self {
+        Self::start_for(nodes, CONNECTIONS).await
+    }
+
+    /// The same with room for so many connections in each of its two workers.
+    pub async fn start_for(nodes: &[String], connections: usize) -> Self {
         for attempt in 1.. {
             let port = free_port();
-            let directory = write_configuration(port, nodes);
-            // It has workers: a SIGKILL would leave them behind.
-            let process = Process::spawn(format!("nginx:{port}"), nginx(directory.path()).args(["-g", "daemon off;"]))
-                .ended_politely();
+            let directory = write_configuration(port, nodes, connections);
+            let process = launch(port, directory.path());
             match wait_until_listening(&process, directory.path()).await {
                 Ok(()) => {
-                    return Self { port, directory, process };
+                    return Self { port, directory, process: Some(process) };
                 }
                 Err(why) => assert!(attempt < ATTEMPTS, "nginx did not start: {why}"),
             }
@@ -45,9 +48,26 @@ impl Nginx {
         unreachable!("the loop returns or panics")
     }
 
+    /// Ends it at once, and every connection with it, and starts it again at the same address.
+    pub async fn restart(&mut self) {
+        self.process = None;
+        let process = launch(self.port, self.directory.path());
+        if let Err(why) = wait_until_listening(&process, self.directory.path()).await {
+            panic!("nginx did not come back on port {}: {why}", self.port);
+        }
+        self.process = Some(process);
+    }
+
+    /// How many workers it has: those of earlier configurations stay while they have connections.
+    pub fn workers(&self) -> usize {
+        let id = self.running().id();
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+        children.split_whitespace().count()
+    }
+
     /// What `nginx -t` says about the shipped configuration; `Err` with its words when it is wrong.
     pub fn check(nodes: &[String]) -> Result<(), String> {
-        let directory = write_configuration(free_port(), nodes);
+        let directory = write_configuration(free_port(), nodes, CONNECTIONS);
         let output =
             nginx(directory.path()).arg("-t").output().map_err(|error| format!("cannot run nginx: {error}"))?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -66,7 +86,11 @@ impl Nginx {
 
     /// Reads the configuration again, as after `nginx -s reload`: new workers, old ones finish.
     pub fn reload(&self) {
-        self.process.signal(Signal::Reload);
+        self.running().signal(Signal::Reload);
+    }
+
+    fn running(&self) -> &Process {
+        self.process.as_ref().expect("nginx is running")
     }
 
     /// The access log so far.
@@ -76,6 +100,13 @@ impl Nginx {
 }
 
 const ATTEMPTS: u32 = 5;
+/// Of each worker.
+const CONNECTIONS: usize = 512;
+
+fn launch(port: u16, directory: &Path) -> Process {
+    // It has workers: a SIGKILL would leave them behind.
+    Process::spawn(format!("nginx:{port}"), nginx(directory).args(["-g", "daemon off;"])).ended_politely()
+}
 
 fn nginx(directory: &Path) -> Command {
     // Debian has it in /usr/sbin, which is not on every user's path.
@@ -107,7 +138,7 @@ async fn wait_until_listening(process: &Process, directory: &Path) -> Result<(),
     .await
 }
 
-fn write_configuration(port: u16, nodes: &[String]) -> TempDir {
+fn write_configuration(port: u16, nodes: &[String], connections: usize) -> TempDir {
     let directory = TempDir::new().expect("a temporary directory can be made");
     // nginx started by root has workers of another user, who must get in.
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("our own directory");
@@ -116,7 +147,7 @@ fn write_configuration(port: u16, nodes: &[String]) -> TempDir {
         let shipped = fs::read_to_string(repository().join("nginx").join(name))
             .unwrap_or_else(|error| panic!("cannot read nginx/{name}: {error}"));
         let ours = match name {
-            "nginx.conf" => main_part(&shipped, here),
+            "nginx.conf" => main_part(&shipped, here, connections),
             _ => countersign_part(&shipped, here, port, nodes),
         };
         fs::write(directory.path().join(name), ours).expect("our own directory");
@@ -124,14 +155,14 @@ fn write_configuration(port: u16, nodes: &[String]) -> TempDir {
     directory
 }
 
-fn main_part(shipped: &str, directory: &str) -> String {
+fn main_part(shipped: &str, directory: &str, connections: usize) -> String {
     let text = replaced(shipped, "/run/nginx.pid", &format!("{directory}/nginx.pid"));
     let text = replaced(&text, "/var/cache/nginx", directory);
     let text = replaced(&text, "/var/log/nginx", directory);
     let text = replaced(&text, "/etc/nginx", directory);
     // The tests' own limit on open files may be lower; asking for more would only warn.
     let text = replaced(&text, "worker_rlimit_nofile 65536;", "");
-    let text = replaced(&text, "worker_connections 30000;", "worker_connections 512;");
+    let text = replaced(&text, "worker_connections 30000;", &format!("worker_connections {connections};"));
     replaced(&text, "worker_processes auto;", "worker_processes 2;")
 }
 

@@ -32,7 +32,7 @@ pub struct Node {
 impl Node {
     /// A node that would run with the embedded backplane on a port that the system chooses.
     pub fn builder() -> NodeBuilder {
-        NodeBuilder { environment: Vec::new(), port: 0 }
+        NodeBuilder { environment: Vec::new(), port: 0, files: None }
     }
 
     /// `http://127.0.0.1:<port>`.
@@ -104,6 +104,29 @@ impl Node {
         .await;
     }
 
+    /// Resident memory, in bytes.
+    pub fn memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.process.id());
+        let status = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok());
+        kilobytes.map_or_else(|| panic!("no VmRSS in {status}"), |kilobytes: u64| kilobytes * 1024)
+    }
+
+    /// Processor time that it has used.
+    pub fn processor_time(&self) -> Duration {
+        // Fields 14 and 15 of the line, counted behind the name in brackets, in hundredths of a second.
+        let path = format!("/proc/{}/stat", self.process.id());
+        let stat = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
+        let ticks: u64 = fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// Files that it has open.
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.process.id())).map_or(0, Iterator::count)
+    }
+
     /// SIGTERM: the node empties itself and ends.
     pub fn terminate(&self) {
         self.process.signal(Signal::Terminate);
@@ -156,6 +179,7 @@ impl Node {
 pub struct NodeBuilder {
     environment: Vec<(String, String)>,
     port: u16,
+    files: Option<u32>,
 }
 
 impl NodeBuilder {
@@ -177,6 +201,13 @@ impl NodeBuilder {
     #[must_use]
     pub fn fixed_port(mut self) -> Self {
         self.port = free_port();
+        self
+    }
+
+    /// With at most so many open files (`ulimit -n`).
+    #[must_use]
+    pub fn open_files(mut self, most: u32) -> Self {
+        self.files = Some(most);
         self
     }
 
@@ -219,7 +250,14 @@ impl NodeBuilder {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(countersign_binary());
+        let mut command = match self.files {
+            None => Command::new(countersign_binary()),
+            Some(most) => {
+                let mut shell = Command::new("/bin/sh");
+                shell.arg("-c").arg(format!("ulimit -n {most} && exec \"$0\" \"$@\"")).arg(countersign_binary());
+                shell
+            }
+        };
         command
             .env_clear()
             .env("WEBSOCKET_PORT", self.port.to_string())

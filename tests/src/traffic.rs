@@ -28,6 +28,8 @@ pub struct Traffic {
     readers: JoinSet<()>,
     joins: usize,
     presses: JoinSet<Press>,
+    /// What is published to all the time.
+    addresses: Vec<String>,
     stop: watch::Sender<bool>,
     watches: JoinSet<()>,
 }
@@ -62,6 +64,11 @@ impl Traffic {
         traffic.publish("room:1", &doors(1), USUAL_PACE, 0);
         traffic.flowing(3).await;
         traffic
+    }
+
+    /// Another producer's part of the same account.
+    pub fn writing_into(ledger: &Ledger) -> Self {
+        Self { ledger: ledger.clone(), ..Self::default() }
     }
 
     /// What was written so far.
@@ -107,6 +114,12 @@ impl Traffic {
         }
     }
 
+    /// Waits until a node was seen that is not ready.
+    pub async fn noticed(&self) {
+        let seen = |account: &Account| account.readiness.iter().any(|(_, ready, _)| !ready);
+        eventually(PATIENCE, "a node that says that it is not ready", || async { self.ledger.with(seen).then_some(()) }).await;
+    }
+
     /// Waits until every reader reads everything that it wants.
     pub async fn joined(&mut self) {
         let joined = |account: &Account| {
@@ -120,6 +133,7 @@ impl Traffic {
     /// From now on, so many messages a second with so many more bytes to this address, through these doors in turn.
     pub fn publish(&mut self, address: &str, doors: &[Api], per_second: u32, bytes: usize) {
         let press = Press::new(&self.ledger, address, doors, bytes);
+        self.addresses.push(address.to_owned());
         self.presses.spawn(press.runs(per_second, self.stop.subscribe()));
     }
 
@@ -131,22 +145,26 @@ impl Traffic {
         }
     }
 
-    /// Waits until so many more messages of each address that is published to were accepted, and everybody has read them or
-    /// was told.
-    pub async fn flowing(&mut self, more: usize) {
-        let counts = self.ledger.with(|account| {
-            let counts = account.published.iter().map(|(address, messages)| (address.clone(), messages.len()));
-            counts.collect::<Vec<_>>()
+    /// Waits until so many more messages of each address that is published to were accepted; the numbers of the last ones.
+    pub async fn accepted(&self, more: usize) -> Vec<(String, u64)> {
+        let wanted: Vec<_> = self.ledger.with(|account| {
+            let count = |address: &String| account.published.get(address).map_or(0, Vec::len);
+            self.addresses.iter().map(|address| (address.clone(), count(address) + more)).collect()
         });
         let accepted = |account: &Account| {
-            counts.iter().all(|(address, count)| {
-                let last = account.published.get(address).and_then(|messages| messages.get(count + more - 1));
+            wanted.iter().all(|(address, number)| {
+                let last = account.published.get(address).and_then(|messages| messages.get(number - 1));
                 last.is_some_and(|message| message.accepted.is_some())
             })
         };
-        let what = format!("{more} more messages of each address");
+        let what = format!("{more} more messages of each address: {wanted:?}");
         eventually(FLOWS_WITHIN, &what, || async { self.ledger.with(accepted).then_some(()) }).await;
-        let wanted: Vec<_> = counts.into_iter().map(|(address, count)| (address, number_of(count + more))).collect();
+        wanted.into_iter().map(|(address, number)| (address, number_of(number))).collect()
+    }
+
+    /// The same, and everybody has read them or was told.
+    pub async fn flowing(&mut self, more: usize) {
+        let wanted = self.accepted(more).await;
         let what = format!("everybody who has read {wanted:?} or was told");
         let read = |account: &Account| everybody_has(account, &wanted);
         eventually(FLOWS_WITHIN, &what, || async { self.ledger.with(read).then_some(()) }).await;
@@ -155,14 +173,14 @@ impl Traffic {
 
     /// A fault in the middle of it. `fault` begins, lasts and is over when it returns.
     pub async fn around(mut self, cluster: &mut Cluster, fault: impl AsyncFnOnce(&mut Cluster)) -> Report {
-        self.fault(fault(cluster)).await;
+        self.fault(async |_| fault(cluster).await).await;
         self.over().await
     }
 
     /// The same, and messages flow again when it returns.
-    pub async fn fault<T>(&mut self, fault: impl Future<Output = T>) -> T {
+    pub async fn fault<T>(&mut self, fault: impl AsyncFnOnce(&Self) -> T) -> T {
         self.ledger.fault_begins();
-        let done = fault.await;
+        let done = fault(self).await;
         self.ledger.fault_ends();
         self.flowing(5).await;
         done

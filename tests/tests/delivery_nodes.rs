@@ -1,0 +1,106 @@
+//! Nodes are killed, stand still and are replaced, and the balancer before them reloads, while messages flow by the
+//! thousand: with history nothing is lost, nothing comes twice, nothing comes out of order, and nobody is told of a gap.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::large_futures, reason = "a test has a handful of futures, not one for each connection")]
+
+use std::time::Duration;
+
+use harness::audit::print_figures;
+use harness::{Cluster, Traffic, fault_lasts};
+
+/// So many readers of one topic through nginx, and so many messages a second to it.
+async fn crowd(cluster: &Cluster, readers: usize, per_second: u32) -> Traffic {
+    let mut traffic = Traffic::new();
+    traffic.watch(cluster.nodes());
+    let url = [cluster.nginx().ws_url()];
+    for number in 0..readers {
+        let name = format!("reader-{number}");
+        let reader = traffic.reader(&name, Some(&name), &["room:1"], &url);
+        traffic.add(reader);
+    }
+    traffic.joined().await;
+    traffic.publish("room:1", &[cluster.balanced_api()], per_second, 0);
+    traffic.flowing(10).await;
+    traffic
+}
+
+fn cluster_with_history() -> harness::ClusterBuilder {
+    Cluster::builder(3).env("HISTORY_SIZE", "2000")
+}
+
+#[tokio::test]
+async fn a_node_that_stands_still_delays_its_readers_and_loses_nothing() {
+    let mut cluster = cluster_with_history().start().await;
+    let traffic = Traffic::usual(&cluster).await;
+    let report = traffic
+        .around(&mut cluster, async |cluster| {
+            cluster.node(0).pause();
+            fault_lasts(Duration::from_secs(3)).await;
+            cluster.node(0).resume();
+            cluster.node(0).wait_for_readiness(200).await;
+        })
+        .await;
+    report.expect_complete("SIGSTOP of a node, 3 s");
+}
+
+#[tokio::test]
+async fn a_node_killed_under_a_thousand_deliveries_a_second_loses_no_message() {
+    let mut cluster = cluster_with_history().start().await;
+    let traffic = crowd(&cluster, 20, 50).await;
+    let report = traffic
+        .around(&mut cluster, async |cluster| {
+            cluster.node(0).kill();
+            fault_lasts(Duration::from_secs(1)).await;
+            cluster.restart_node(0).await;
+        })
+        .await;
+    let figures = report.expect_complete("kill -9 of a node, 1,000 deliveries/s");
+    let cut: usize = figures.cuts.values().sum();
+    assert!(cut >= 4, "some were on it: {figures:?}");
+}
+
+#[tokio::test]
+async fn nginx_that_reloads_under_load_cuts_nobody_and_loses_nothing() {
+    let mut cluster = cluster_with_history().start().await;
+    let traffic = crowd(&cluster, 10, 50).await;
+    let report = traffic
+        .around(&mut cluster, async |cluster| {
+            for _ in 0..3 {
+                cluster.nginx().reload();
+                fault_lasts(Duration::from_millis(500)).await;
+            }
+        })
+        .await;
+    let figures = report.expect_complete("nginx reloaded 3 times");
+    assert!(figures.cuts.is_empty(), "connections stay with the workers that have them: {figures:?}");
+    assert!(cluster.nginx().workers() > 2, "the reloads took place: {} workers", cluster.nginx().workers());
+}
+
+#[tokio::test]
+async fn nginx_that_is_restarted_cuts_everybody_and_loses_nothing() {
+    let mut cluster = cluster_with_history().start().await;
+    let traffic = crowd(&cluster, 10, 50).await;
+    let report = traffic.around(&mut cluster, async |cluster| cluster.nginx_mut().restart().await).await;
+    let figures = report.expect_complete("nginx restarted");
+    assert_eq!(figures.cuts.values().sum::<usize>(), 10, "everybody: {figures:?}");
+}
+
+#[tokio::test]
+async fn a_rolling_restart_under_ten_thousand_deliveries_a_second_loses_and_doubles_no_message() {
+    let mut cluster = cluster_with_history().env("DRAIN_TIMEOUT", "5").start().await;
+    let traffic = crowd(&cluster, 200, 50).await;
+    let report = traffic
+        .around(&mut cluster, async |cluster| {
+            for index in 0..3 {
+                cluster.node(index).terminate();
+                assert_eq!(cluster.node(index).wait_exit(Cluster::drain_deadline()).await, Some(0));
+                cluster.restart_node(index).await;
+            }
+        })
+        .await;
+    let figures = report.expect_complete("rolling restart of 3 nodes, 200 readers of 50 messages/s");
+    assert!(figures.cuts.values().sum::<usize>() >= 200, "everybody had to move: {figures:?}");
+    assert!(figures.cuts.keys().all(|code| [1001, 1012].contains(code)), "and was told so politely: {figures:?}");
+    print_figures("rolling restart", format!("cuts by code {:?}", figures.cuts));
+}
