@@ -252,7 +252,10 @@ impl Report {
 
     /// Messages that were lost silently.
     pub fn lost(&self) -> usize {
-        self.breaches.iter().map(|breach| if let Breach::Lost { numbers, .. } = breach { numbers.len() } else { 0 }).sum()
+        self.breaches
+            .iter()
+            .map(|breach| if let Breach::Lost { numbers, .. } = breach { numbers.len() } else { 0 })
+            .sum()
     }
 
     /// Prints the figures, and panics when a promise was broken.

@@ -169,18 +169,12 @@ fn main_part(shipped: &str, directory: &str, connections: usize) -> String {
 fn countersign_part(shipped: &str, directory: &str, port: u16, nodes: &[String]) -> String {
     let text = replaced(shipped, "listen 8080;", &format!("listen 127.0.0.1:{port};"));
     let text = replaced(&text, "/var/log/nginx", directory);
-    let mut servers = String::new();
-    for node in nodes {
-        servers.extend(["    server ", node, " max_fails=1 fail_timeout=2s;\n"]);
-    }
-    replaced(
-        &text,
-        "    server node1:8765 max_fails=1 fail_timeout=2s;
-    server node2:8765 max_fails=1 fail_timeout=2s;
-    server node3:8765 max_fails=1 fail_timeout=2s;
-",
-        &servers,
-    )
+    ["max_fails=1 fail_timeout=2s", "max_fails=0"].iter().fold(text, |text, failures| {
+        let servers = |names: &[String]| names.iter().map(|name| format!("    server {name} {failures};\n")).collect();
+        let shipped: String = servers(&["node1:8765", "node2:8765", "node3:8765"].map(String::from));
+        let ours: String = servers(nodes);
+        replaced(&text, &shipped, &ours)
+    })
 }
 
 fn replaced(text: &str, shipped: &str, ours: &str) -> String {

@@ -356,7 +356,11 @@ mod tests {
                 "subscribers" => (&mut subscriber, &mut commands),
                 _ => (&mut commands, &mut subscriber),
             };
-            if stalled == "subscribers" { proxy.stall_subscribers() } else { proxy.stall_commands() }
+            if stalled == "subscribers" {
+                proxy.stall_subscribers()
+            } else {
+                proxy.stall_commands()
+            }
             says(still, b"one").await;
             says(moving, b"two").await;
             assert_eq!(hears(moving).await, b"two");

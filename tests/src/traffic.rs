@@ -49,7 +49,8 @@ impl Traffic {
         let mut traffic = Self::new();
         traffic.watch(cluster.nodes());
         let count = cluster.nodes().len();
-        let urls = |first: usize| (0..count).map(|turn| cluster.node((first + turn) % count).ws_url()).collect::<Vec<_>>();
+        let urls =
+            |first: usize| (0..count).map(|turn| cluster.node((first + turn) % count).ws_url()).collect::<Vec<_>>();
         let doors = |first: usize| (0..count).map(|turn| cluster.api((first + turn) % count)).collect::<Vec<_>>();
         for index in 0..count {
             for user in ["alice", "bob"] {
@@ -117,14 +118,16 @@ impl Traffic {
     /// Waits until a node was seen that is not ready.
     pub async fn noticed(&self) {
         let seen = |account: &Account| account.readiness.iter().any(|(_, ready, _)| !ready);
-        eventually(PATIENCE, "a node that says that it is not ready", || async { self.ledger.with(seen).then_some(()) }).await;
+        eventually(PATIENCE, "a node that says that it is not ready", || async {
+            self.ledger.with(seen).then_some(())
+        })
+        .await;
     }
 
     /// Waits until every reader reads everything that it wants.
     pub async fn joined(&mut self) {
-        let joined = |account: &Account| {
-            account.read.values().flatten().filter(|line| matches!(line, Line::Joined(_))).count()
-        };
+        let joined =
+            |account: &Account| account.read.values().flatten().filter(|line| matches!(line, Line::Joined(_))).count();
         let what = format!("{} subscriptions", self.joins);
         eventually(PATIENCE * 2, &what, || async { (self.ledger.with(joined) == self.joins).then_some(()) }).await;
         self.nobody_failed();

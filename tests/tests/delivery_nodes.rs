@@ -7,10 +7,15 @@
 use std::time::Duration;
 
 use harness::audit::print_figures;
-use harness::{Cluster, Traffic, fault_lasts};
+use harness::{Api, Cluster, PATIENCE, Traffic, eventually, fault_lasts};
 
 /// So many readers of one topic through nginx, and so many messages a second to it.
 async fn crowd(cluster: &Cluster, readers: usize, per_second: u32) -> Traffic {
+    crowd_beside(cluster, readers, per_second, &[cluster.balanced_api()]).await
+}
+
+/// The same with a producer of its own ways.
+async fn crowd_beside(cluster: &Cluster, readers: usize, per_second: u32, doors: &[Api]) -> Traffic {
     let mut traffic = Traffic::new();
     traffic.watch(cluster.nodes());
     let url = [cluster.nginx().ws_url()];
@@ -20,7 +25,7 @@ async fn crowd(cluster: &Cluster, readers: usize, per_second: u32) -> Traffic {
         traffic.add(reader);
     }
     traffic.joined().await;
-    traffic.publish("room:1", &[cluster.balanced_api()], per_second, 0);
+    traffic.publish("room:1", doors, per_second, 0);
     traffic.flowing(10).await;
     traffic
 }
@@ -61,6 +66,36 @@ async fn a_node_killed_under_a_thousand_deliveries_a_second_loses_no_message() {
 }
 
 #[tokio::test]
+async fn with_all_nodes_killed_and_started_again_everybody_is_let_in_again() {
+    const READERS: u32 = 60;
+    let mut cluster = cluster_with_history().start().await;
+    // Nothing but streams through nginx: it has no short request from which to learn that a node is well again.
+    let doors = [cluster.api(0), cluster.api(1), cluster.api(2)];
+    let traffic = crowd_beside(&cluster, 60, 10, &doors).await;
+    let report = traffic
+        .around(&mut cluster, async |cluster| {
+            for node in cluster.nodes() {
+                node.kill();
+            }
+            // Until the balancer knows that they are gone.
+            fault_lasts(Duration::from_secs(1)).await;
+            for index in 0..3 {
+                cluster.restart_node(index).await;
+            }
+            eventually(PATIENCE, "everybody back", || async {
+                let mut connections = 0.0;
+                for node in cluster.nodes() {
+                    connections += node.metric("countersign_connections", "").await;
+                }
+                (connections >= f64::from(READERS)).then_some(())
+            })
+            .await;
+        })
+        .await;
+    report.expect_complete("kill -9 of all nodes, 60 readers");
+}
+
+#[tokio::test]
 async fn nginx_that_reloads_under_load_cuts_nobody_and_loses_nothing() {
     let mut cluster = cluster_with_history().start().await;
     let traffic = crowd(&cluster, 10, 50).await;
@@ -89,17 +124,21 @@ async fn nginx_that_is_restarted_cuts_everybody_and_loses_nothing() {
 #[tokio::test]
 async fn a_rolling_restart_under_ten_thousand_deliveries_a_second_loses_and_doubles_no_message() {
     let mut cluster = cluster_with_history().env("DRAIN_TIMEOUT", "5").start().await;
-    let traffic = crowd(&cluster, 200, 50).await;
-    let report = traffic
-        .around(&mut cluster, async |cluster| {
+    let mut traffic = crowd(&cluster, 200, 50).await;
+    traffic
+        .fault(async |traffic| {
             for index in 0..3 {
                 cluster.node(index).terminate();
+                // The load goes on while it leaves, while it is away, and when it is back.
+                traffic.accepted(10).await;
                 assert_eq!(cluster.node(index).wait_exit(Cluster::drain_deadline()).await, Some(0));
+                traffic.accepted(10).await;
                 cluster.restart_node(index).await;
+                traffic.accepted(30).await;
             }
         })
         .await;
-    let figures = report.expect_complete("rolling restart of 3 nodes, 200 readers of 50 messages/s");
+    let figures = traffic.over().await.expect_complete("rolling restart of 3 nodes, 200 readers of 50 messages/s");
     assert!(figures.cuts.values().sum::<usize>() >= 200, "everybody had to move: {figures:?}");
     assert!(figures.cuts.keys().all(|code| [1001, 1012].contains(code)), "and was told so politely: {figures:?}");
     print_figures("rolling restart", format!("cuts by code {:?}", figures.cuts));
