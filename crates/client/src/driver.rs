@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use countersign_protocol::close;
 use futures_util::{SinkExt, StreamExt};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -110,6 +111,11 @@ impl Driver {
             };
             let retry_in = pause_limit(code, failures).mul_f64(fastrand::f64());
             failures = failures.saturating_add(1);
+            if code == Some(close::RESYNC.code) {
+                // Coming back with the same positions would end the same way, for as long as the history lasts.
+                let outputs = self.session.forget_positions();
+                self.take(outputs);
+            }
             self.backlog.push_back(Event::Disconnected { code, reason, retry_in });
             if !self.tell_all().await {
                 return;

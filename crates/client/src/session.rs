@@ -128,6 +128,13 @@ impl Session {
         outputs
     }
 
+    /// The gateway does not replay as much as was missed: everything is heard from now on, and what lies between is told
+    /// to be missing.
+    pub(crate) fn forget_positions(&mut self) -> Vec<Output> {
+        let known = std::mem::take(&mut self.positions).into_keys();
+        known.map(|address| Output::Event(Event::Gap { address, position: None })).collect()
+    }
+
     /// The frame of an action whose reply is still awaited.
     pub(crate) fn frame(&self, id: ActionId) -> Option<&str> {
         self.asked.get(&id).map(|asked| asked.frame.as_str())

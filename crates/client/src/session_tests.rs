@@ -220,3 +220,23 @@ fn a_list_that_was_asked_for_is_a_reply_and_survives_a_cut_while_a_publication_d
     let replied = reply(session.receive(&answer.to_string()));
     assert_eq!(replied, (published, Replied::Published(Some(Position::new("e", 3)))));
 }
+
+#[test]
+fn after_a_resync_nothing_is_asked_to_be_replayed_and_every_address_is_told_to_have_a_gap() {
+    let mut session = connected();
+    session.subscribe(&TopicName::parse("room:7").unwrap(), None, false);
+    session.receive(&message("room:7", "r", 3));
+    session.disconnected();
+    let gaps = events(session.forget_positions());
+    let told = |gap: &Event| match gap {
+        Event::Gap { address, position: None } => address.client_form().to_string(),
+        other => panic!("not a gap: {other:?}"),
+    };
+    assert_eq!(gaps.iter().map(told).collect::<Vec<_>>(), ["broadcast", "user:alice", "room:7"]);
+    assert_eq!(session.since(), Vec::<String>::new());
+    let greeting = value(&session.greeting()[0]);
+    assert_eq!(greeting["topics"], json!(["room:7"]));
+    // Where it is now is learnt from the next connection, and is no second gap.
+    assert_eq!(events(session.receive(CONNECTED)).len(), 1);
+    assert_eq!(session.since(), ["broadcast@b:5", "user:alice@:0"]);
+}
