@@ -66,7 +66,7 @@ function disconnect() {
 function showState(change) {
   const { state } = change;
   retryAt = state === 'waiting' ? change.retryAt : null;
-  if (state !== 'open' && state !== 'connecting') session.disconnected();
+  if (state !== 'open' && state !== 'connecting') session.disconnected(change.code).forEach(show);
   const text = {
     idle: 'Not connected',
     connecting: change.attempt > 0 ? `Connecting again (${change.attempt})` : 'Connecting',

@@ -12,6 +12,8 @@ export const MAX_AWAITED = 1000;
 
 const NOTHING_YET = Object.freeze({ epoch: '', offset: 0 });
 
+const RESYNC = 4003;
+
 export class Session {
   /** `newId` mints the answer ids: unique among this user's devices, at most 64 bytes. */
   constructor({ userId = null, newId = () => crypto.randomUUID() } = {}) {
@@ -99,10 +101,15 @@ export class Session {
   }
 
   /** The connection is gone: nothing that was asked on it will be replied to. What is state stays. */
-  disconnected() {
+  disconnected(code) {
     this.connection = null;
     this.awaited.clear();
     for (const subscription of this.subscriptions.values()) subscription.state = 'asked';
+    if (code !== RESYNC) return [];
+    // More was missed than the gateway replays: coming back with the same positions would end the same way.
+    const missed = [...this.positions.keys()].map((topic) => ({ kind: 'gap', topic }));
+    this.positions.clear();
+    return missed;
   }
 
   /** Takes one event from the gateway and returns what changed, as `{kind, …}` in order. */

@@ -174,6 +174,18 @@ test('a gap moves the position, also where there is none', () => {
   assert.deepEqual(s.positions.get('room'), { epoch: '', offset: 0 });
 });
 
+test('after a resync nothing is asked to be replayed, and every address has a gap', () => {
+  const s = session();
+  connected(s, { positions: { broadcast: { epoch: 'e', offset: 4 } } });
+  s.subscribe('room');
+  s.receive(at('room', 'e', 1), NOW);
+  assert.deepEqual(s.disconnected(1006), []);
+  assert.deepEqual(s.since(), ['broadcast@e:4']);
+  assert.deepEqual(s.disconnected(4003), [{ kind: 'gap', topic: 'broadcast' }, { kind: 'gap', topic: 'room' }]);
+  assert.deepEqual(s.since(), []);
+  assert.deepEqual(s.greeting()[0].topics, ['room']);
+});
+
 test('topics are subscribed again with their positions after a reconnect', () => {
   const s = session();
   const first = s.subscribe('room');
