@@ -159,12 +159,19 @@ impl Default for Config {
     }
 }
 
+/// Files beside those of the clients: listener, epoll and standard streams (about 10), Redis commands and subscribers (about
+/// 20), and producers, health probes and scrapes over HTTP, of which 200 at once are plenty.
+const FILES_BESIDE: u64 = 256;
+
 /// How many files the process must be allowed to have open (`RLIMIT_NOFILE`) for this configuration.
 pub fn files_needed(config: &Config) -> u64 {
-    // Beside the clients: listener, epoll and standard streams (about 10), Redis commands and subscribers (about 20),
-    // and producers, health probes and scrapes over HTTP, of which 200 at once are plenty.
-    const RESERVE: u64 = 256;
-    RESERVE.saturating_add(u64::try_from(config.max_connections).unwrap_or(u64::MAX))
+    FILES_BESIDE.saturating_add(u64::try_from(config.max_connections).unwrap_or(u64::MAX))
+}
+
+/// How many clients a process that may have so many files open can hold, and still answer a health probe and find a Redis that
+/// comes back: half of a limit that is very low.
+pub fn connections_within(files: u64) -> usize {
+    usize::try_from(files - FILES_BESIDE.min(files / 2)).unwrap_or(usize::MAX)
 }
 
 impl From<Given> for Config {

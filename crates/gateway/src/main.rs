@@ -55,7 +55,7 @@ fn run(config: Config, warnings: &[config::Warning]) -> ExitCode {
     for warning in warnings {
         tracing::warn!(%warning, "configuration");
     }
-    warn_of_file_limit(&config);
+    let config = within_file_limit(config);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -111,18 +111,22 @@ async fn either(term: &mut Signal, interrupt: &mut Signal) {
     }
 }
 
-/// Says it before connections are refused for want of file descriptors.
-fn warn_of_file_limit(config: &Config) {
-    let needed = config::files_needed(config);
+/// Fewer connections, where the process may not have as many files open: a node without any to spare could neither be asked
+/// how it is nor find its Redis again. Says so.
+fn within_file_limit(mut config: Config) -> Config {
+    let needed = config::files_needed(&config);
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let limit = limits
         .lines()
         .find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse::<u64>().ok());
     if let Some(limit) = limit.filter(|limit| *limit < needed) {
+        config.max_connections = config::connections_within(limit);
         tracing::warn!(
             limit,
             needed,
-            "the open-file limit is lower than WEBSOCKET_MAX_CONNECTIONS needs: raise it (ulimit -n) or lower that"
+            connections = config.max_connections,
+            "the open-file limit is lower than WEBSOCKET_MAX_CONNECTIONS needs: fewer connections are let in; raise it (ulimit -n) or lower that"
         );
     }
+    config
 }

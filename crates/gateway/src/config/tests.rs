@@ -298,3 +298,10 @@ fn the_files_that_are_needed_grow_with_the_connections() {
     assert_eq!(with(10_000), 10_256);
     assert_eq!(with(usize::MAX), u64::MAX);
 }
+
+#[test]
+fn clients_leave_files_for_redis_and_for_those_who_look_after_the_node() {
+    for (files, connections) in [(0, 0), (256, 128), (512, 256), (1024, 768), (65_536, 65_280)] {
+        assert_eq!(connections_within(files), connections);
+    }
+}
