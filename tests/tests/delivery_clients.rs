@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use harness::audit::print_figures;
 use harness::history::now;
+use harness::ledger::Line;
 use harness::{Device, Nginx, Node, NodeBuilder, PATIENCE, RedisServer, TcpProxy, Traffic, eventually, fault_lasts};
 use reqwest::Method;
 use serde_json::json;
@@ -135,11 +136,18 @@ async fn a_slow_reader_is_closed_and_recovers_while_another_hears_everything_in_
             reads.send_replace(true);
         })
         .await;
+    let ledger = traffic.ledger().clone();
     let figures = traffic.over().await.expect_kept("a slow reader under a flood of 20 kB messages");
+    let account = ledger.account();
     let grown = highest.get() - before;
     print_figures("a slow reader", format!("RSS grew by {} kB, cuts {:?}", grown / 1024, figures.cuts));
     assert!(grown < 16 * 1024 * 1024, "its outbox is {OUTBOX} bytes, the node grew by {grown}");
-    assert!(figures.cuts.keys().all(|code| [4001, 4003, 1006].contains(code)), "{figures:?}");
+    assert_eq!(figures.cuts.get(&4001), Some(&1), "it is told why: {figures:?}");
+    let told = |name: &str| {
+        let told = |line: &&Line| matches!(line, Line::Told { .. });
+        account.read.get(name).map_or(0, |lines| lines.iter().filter(told).count())
+    };
+    assert!(told("slow") > 0 && told("quick") == 0, "the quick one hears everything in order");
 }
 
 #[tokio::test]
