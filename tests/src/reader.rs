@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::{WebSocketStream, client_async};
@@ -33,6 +33,7 @@ pub struct Reader {
     places: BTreeMap<String, Option<Place>>,
     window: Option<u32>,
     reads: Option<watch::Receiver<bool>>,
+    leaves_after: Option<Duration>,
 }
 
 /// A frame, as far as a reader cares.
@@ -89,6 +90,7 @@ impl Reader {
             places: BTreeMap::new(),
             window: None,
             reads: None,
+            leaves_after: None,
         }
     }
 
@@ -96,6 +98,12 @@ impl Reader {
     #[must_use]
     pub fn slow(self, window_bytes: u32, reads: watch::Receiver<bool>) -> Self {
         Self { window: Some(window_bytes), reads: Some(reads), ..self }
+    }
+
+    /// One that drops its connection without a word when it has had it for so long, and comes back.
+    #[must_use]
+    pub fn restless(self, stays: Duration) -> Self {
+        Self { leaves_after: Some(stays), ..self }
     }
 
     /// The addresses that it reads.
@@ -140,12 +148,20 @@ impl Reader {
 
     async fn uses(&mut self, mut socket: Socket) {
         let mut connected = false;
+        let leaves = self.leaves_after.map(|stays| Instant::now() + stays);
         let code = loop {
             if let Some(reads) = &mut self.reads {
                 // The sender outlives the reader, or nobody cares any more.
                 drop(reads.wait_for(|reads| *reads).await);
             }
-            let text = match socket.next().await {
+            let next = async {
+                match leaves {
+                    Some(leaves) => timeout_at(leaves, socket.next()).await.ok(),
+                    None => Some(socket.next().await),
+                }
+            };
+            let Some(next) = next.await else { break 1006 };
+            let text = match next {
                 Some(Ok(Message::Text(text))) => text,
                 Some(Ok(Message::Close(frame))) => {
                     let code = frame.map_or(1005, |frame| frame.code.into());
