@@ -10,7 +10,10 @@ use countersign_protocol::{
     notification::StepResult, producer::Published, receipt::Acknowledged,
 };
 use serde::Serialize;
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
 
 use crate::{
     callbacks::Waited,
@@ -213,7 +216,9 @@ impl Gateway {
         let spread = COMES_BACK.saturating_mul(connections).min(left / 2);
         shutdown.drain(spread);
         self.node.hub.drain();
-        if !shutdown.served(end.saturating_duration_since(Instant::now())).await {
+        let last_work = LAST_WORK.min(self.node.config.drain_timeout / 4);
+        let serve_until = end.checked_sub(last_work).unwrap_or(end);
+        if !shutdown.served(serve_until.saturating_duration_since(Instant::now())).await {
             tracing::warn!(
                 limit = "DRAIN_TIMEOUT",
                 connections = self.connection_count(),
@@ -222,8 +227,17 @@ impl Gateway {
             self.node.hub.close_all(countersign_protocol::close::DRAIN);
         }
         shutdown.stop();
-        shutdown.finished().await;
-        self.node.backplane.stop().await;
+        let own_tasks = async {
+            shutdown.finished().await;
+            self.node.backplane.stop().await;
+        };
+        // What they hold in Redis expires; one that waits for a backplane which does not answer is not waited for.
+        if timeout(last_work, own_tasks).await.is_err() {
+            tracing::warn!(
+                limit = "DRAIN_TIMEOUT",
+                "the backplane did not answer in time: not everything was given back"
+            );
+        }
         tracing::info!("stopped");
     }
 }
@@ -233,6 +247,10 @@ fn payload<T: Serialize + ?Sized>(message: &T) -> Result<Payload, FieldError> {
     let bytes = serde_json::to_vec(message).map_err(|error| FieldError::new("message", "JSON", error.to_string()))?;
     Payload::parse_body(Bytes::from(bytes))
 }
+
+/// The part of `DRAIN_TIMEOUT` in which the node gives back what it holds in the backplane, such as the inbox: at most a
+/// quarter of it.
+const LAST_WORK: Duration = Duration::from_secs(1);
 
 /// For each connection that has to come back elsewhere: 500 a second are no storm for the nodes that are left.
 const COMES_BACK: Duration = Duration::from_millis(2);
