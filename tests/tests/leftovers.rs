@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use harness::audit::print_figures;
-use harness::{Cluster, Device, PATIENCE, RedisServer, callback_id, eventually};
+use harness::{Cluster, Device, Node, PATIENCE, RedisServer, TcpProxy, callback_id, eventually};
 use reqwest::Method;
 use serde_json::json;
 
@@ -145,4 +145,48 @@ async fn what_killed_nodes_leave_behind_in_redis_does_not_stay_for_ever() {
     let (all, for_ever) = keys(cluster.redis()).await;
     print_figures("keys after kill -9", format!("{all} in Redis, without TTL {}: {for_ever:?}", for_ever.len()));
     assert_eq!(for_ever, [DOOR]);
+}
+
+/// A node that holds a wait, a connection whose device reads nothing more, and much that this device should have read.
+#[tokio::test]
+async fn a_node_ends_in_time_although_a_client_reads_nothing_and_redis_stands_still() {
+    const DRAIN: Duration = Duration::from_secs(3);
+    let redis = RedisServer::start().await;
+    let builder = Node::builder().redis(&redis).env("DRAIN_TIMEOUT", DRAIN.as_secs().to_string());
+    let node = builder.env("WEBSOCKET_OUTBOX_BYTES", "16777216").start().await;
+    let proxy = TcpProxy::to(node.address()).await;
+    let deaf = Device::of_user(&format!("ws://{}/ws", proxy.address()), "deaf").await;
+    let mut here = Device::of_user(&node.ws_url(), "here").await;
+    let api = node.api();
+    let open = api.ask("here", "t1", json!({"timeout": 60})).await;
+    proxy.stall();
+    let text = "x".repeat(500_000);
+    eventually(PATIENCE, "frames that wait for a client that does not read", || async {
+        api.post("/v1/users/deaf/messages", &json!({"type": "bulk", "text": text})).await.expect_status(200);
+        (node.metric("countersign_outbox_frames", "").await >= 1.0).then_some(())
+    })
+    .await;
+    let path = format!("/v1/callbacks/{open}?wait=50");
+    let waiting = api.try_send(Method::GET, &path, &[], None);
+    let ending = async {
+        node.wait_for_metric("countersign_waits", "", 1.0).await;
+        redis.pause();
+        let begun = std::time::Instant::now();
+        node.terminate();
+        let closed = here.closed().await;
+        assert_eq!(closed.code, 1012, "whoever reads is told to come back: {closed:?}");
+        let code = node.wait_exit(PATIENCE).await;
+        (code, begun.elapsed())
+    };
+    let (held, (code, took)) = tokio::join!(waiting, ending);
+    redis.resume();
+    let held = held.expect("a held wait is answered").status;
+    print_figures(
+        "the end of a node in trouble",
+        format!("exit {code:?} after {took:.1?} of {DRAIN:?}; the wait got {held}"),
+    );
+    assert_eq!(code, Some(0));
+    assert!([202, 503].contains(&held), "ask again: {held}");
+    assert!(took < DRAIN + Duration::from_secs(1), "{took:?}");
+    drop(deaf);
 }
