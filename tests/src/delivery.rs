@@ -161,13 +161,7 @@ impl<'a> Reading<'a> {
         let epoch = place.map(|place| &*place.epoch);
         let anew = epoch != self.epoch && self.told;
         let last = self.last.unwrap_or_default();
-        if !self.seen.insert(number) {
-            if anew && message.attempts > 1 {
-                figures.again += 1;
-            } else {
-                breaches.push(Breach::Twice(reader, address, number));
-            }
-        } else {
+        if self.seen.insert(number) {
             figures.delivered += 1;
             if number < last {
                 self.missing.remove(&number);
@@ -175,6 +169,10 @@ impl<'a> Reading<'a> {
             } else {
                 self.misses(last + 1..number, figures);
             }
+        } else if anew && message.attempts > 1 {
+            figures.again += 1;
+        } else {
+            breaches.push(Breach::Twice(reader, address, number));
         }
         self.told = false;
         self.epoch = epoch.or(self.epoch);

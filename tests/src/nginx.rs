@@ -170,9 +170,12 @@ fn countersign_part(shipped: &str, directory: &str, port: u16, nodes: &[String])
     let text = replaced(shipped, "listen 8080;", &format!("listen 127.0.0.1:{port};"));
     let text = replaced(&text, "/var/log/nginx", directory);
     ["max_fails=1 fail_timeout=2s", "max_fails=0"].iter().fold(text, |text, failures| {
-        let servers = |names: &[String]| names.iter().map(|name| format!("    server {name} {failures};\n")).collect();
-        let shipped: String = servers(&["node1:8765", "node2:8765", "node3:8765"].map(String::from));
-        let ours: String = servers(nodes);
+        let servers = |names: &[String]| {
+            let lines: Vec<_> = names.iter().map(|name| format!("    server {name} {failures};\n")).collect();
+            lines.concat()
+        };
+        let shipped = servers(&["node1:8765", "node2:8765", "node3:8765"].map(String::from));
+        let ours = servers(nodes);
         replaced(&text, &shipped, &ours)
     })
 }

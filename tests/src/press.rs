@@ -77,5 +77,5 @@ impl Press {
 /// How long a producer insists on one message.
 const PERSISTENCE: Duration = Duration::from_secs(40);
 /// How long it waits for one reply: longer than a node that runs takes to say that it does not know.
-const GIVES_UP: Duration = Duration::from_millis(5_000);
+const GIVES_UP: Duration = Duration::from_secs(5);
 const AGAIN_AFTER: Duration = Duration::from_millis(100);

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use harness::audit::print_figures;
 use harness::{Api, Cluster, PATIENCE, Traffic, eventually, fault_lasts};
+use serde_json::json;
+use tokio::task::JoinSet;
 
 /// So many readers of one topic through nginx, and so many messages a second to it.
 async fn crowd(cluster: &Cluster, readers: usize, per_second: u32) -> Traffic {
@@ -93,6 +95,38 @@ async fn with_all_nodes_killed_and_started_again_everybody_is_let_in_again() {
         })
         .await;
     report.expect_complete("kill -9 of all nodes, 60 readers");
+}
+
+#[tokio::test]
+async fn with_all_nodes_killed_and_started_again_callers_who_wait_are_let_in_again() {
+    const CALLERS: u32 = 60;
+    let mut cluster = Cluster::start(3).await;
+    let api = cluster.balanced_api();
+    for node in cluster.nodes() {
+        node.kill();
+    }
+    // The balancer hears of each node that it is gone.
+    for _ in 0..3 {
+        assert_eq!(api.notify("alice", "nobody", "?wait=0", json!({})).await.status, 503);
+        assert_eq!(api.get("/v1/status").await.status, 503);
+    }
+    for index in 0..3 {
+        cluster.restart_node(index).await;
+    }
+    let mut callers = JoinSet::new();
+    for number in 0..CALLERS {
+        let api = cluster.balanced_api();
+        callers.spawn(async move {
+            let (task, key) = (format!("t{number}"), json!({"idempotency_key": format!("k{number}")}));
+            // Nobody answers: whoever is let in stays in.
+            eventually(PATIENCE, "a node", || async {
+                let reply = api.notify("alice", &task, "?wait=60", key.clone()).await;
+                (reply.status != 503).then_some(())
+            })
+            .await;
+        });
+    }
+    cluster.node(0).wait_for_metric("countersign_callbacks_open", "", f64::from(CALLERS)).await;
 }
 
 #[tokio::test]
