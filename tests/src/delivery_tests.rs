@@ -4,12 +4,12 @@ use super::*;
 
 const ADDRESS: &str = "topic:room:1";
 
-fn place(number: u64) -> Option<Place> {
-    Some(Place { epoch: "e".into(), offset: number })
+fn place(number: u64) -> Place {
+    Place { epoch: "e".into(), offset: number }
 }
 
 fn reads(number: u64) -> Line {
-    Line::Read { at: 100.0, address: ADDRESS.to_owned(), number, place: place(number) }
+    Line::Read { at: 100.0, address: ADDRESS.to_owned(), number, place: Some(place(number)) }
 }
 
 fn told(address: &str) -> Line {

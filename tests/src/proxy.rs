@@ -357,9 +357,9 @@ mod tests {
                 _ => (&mut commands, &mut subscriber),
             };
             if stalled == "subscribers" {
-                proxy.stall_subscribers()
+                proxy.stall_subscribers();
             } else {
-                proxy.stall_commands()
+                proxy.stall_commands();
             }
             says(still, b"one").await;
             says(moving, b"two").await;
