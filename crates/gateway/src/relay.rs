@@ -131,9 +131,9 @@ impl Frame {
     pub(crate) fn of_message(message: &Payload, address: &Address, position: Option<Position>) -> Self {
         let question = notification::callback_of(message);
         let may_be_dropped = (question.is_none() && !is_state(message)).then(|| address.clone());
-        let write = |text: &mut Vec<u8>| message.append_routed(address, position.as_ref(), text);
-        let facts = Facts { question, position: position.clone(), may_be_dropped };
-        Self::written(message.routed_bytes(), facts, write)
+        Self::written(message.routed_bytes(), Facts { question, position, may_be_dropped }, |text, facts| {
+            message.append_routed(address, facts.position.as_ref(), text);
+        })
     }
 
     /// A message as it is.

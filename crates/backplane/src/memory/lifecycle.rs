@@ -155,8 +155,10 @@ impl Lifecycle {
             _ => self.time_out_if_due(now, id),
         }
         let Some(record) = self.records.get(&id) else { return Confirmed::NotFound };
+        // What an answer to options means was judged the first time.
+        let meant = (record.plain || judged).then_some(proceed);
         match &record.end {
-            Some(end) if end.is_repeated_by(&by, &answer, proceed) => Confirmed::Accepted(end.decision.clone()),
+            Some(end) if end.is_repeated_by(&by, &answer, meant) => Confirmed::Accepted(end.decision.clone()),
             Some(end) => Confirmed::AlreadyResolved(end.decision.clone()),
             None if !record.plain && !judged => Confirmed::Judge(Box::new(record.callback(id, now))),
             None => {

@@ -98,10 +98,10 @@ impl End {
     }
 
     /// Whether an answer is the one that decided, sent again.
-    pub(super) fn is_repeated_by(&self, by: &Answerer, answer: &Answer, proceed: bool) -> bool {
+    pub(super) fn is_repeated_by(&self, by: &Answerer, answer: &Answer, proceed: Option<bool>) -> bool {
         let Decision { feedback, choice, data, .. } = &self.decision;
         self.decision.resolution == Resolution::User
-            && self.decision.proceed == Some(proceed)
+            && proceed.is_none_or(|proceed| self.decision.proceed == Some(proceed))
             && (feedback, choice, data) == (&answer.feedback, &answer.choice, &answer.data)
             && self.decision.by.as_deref() == Some(name_of(by))
             && self.answer_id.is_some()

@@ -161,7 +161,8 @@ impl Keys {
         format!("{}:{{{}}}:meta", self.prefix, escape(&address.to_string()))
     }
 
-    /// What is left of the numbering before.
+    /// What is left of the numbering before, as `numbering.lua` names it.
+    #[cfg(test)]
     pub(super) fn history_before(&self, address: &Address) -> String {
         format!("{}:{{{}}}:before", self.prefix, escape(&address.to_string()))
     }

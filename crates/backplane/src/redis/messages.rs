@@ -123,7 +123,7 @@ impl RedisBackplane {
     /// What `numbering.lua` wants to know, but for the run, which only the lane knows.
     fn on_numbering<'a>(&self, verb: &'a Script, address: &Address) -> ScriptInvocation<'a> {
         let mut script = verb.prepare_invoke();
-        script.key(self.keys.history(address)).key(self.keys.numbering(address)).key(self.keys.history_before(address));
+        script.key(self.keys.history(address)).key(self.keys.numbering(address));
         script.arg(format!("{:016x}", uuid::Uuid::new_v4().as_u64_pair().1));
         script
     }

@@ -14,8 +14,11 @@ settle(record)
 local answer = {feedback = ARGV[11], choice = ARGV[12], data = ARGV[13], connection = ARGV[15], node = ARGV[16]}
 if record.decision then
   local function without_time(text) return text:match('^(.*),"at":[%d.]+}$') end
+  local status, proceed = ARGV[9], ARGV[10]
+  -- What an answer to options means was judged the first time.
+  if not record.plain and not judged then status, proceed = record.decision:match('"status":"(%l+)","proceed":(%l+)') end
   local same = record.answer == name
-    and without_time(decision(id, ARGV[9], ARGV[10], 'user', by, answer)) == without_time(record.decision)
+    and without_time(decision(id, status, proceed, 'user', by, answer)) == without_time(record.decision)
   return {same and 'accepted' or 'resolved', NOW, record.decision}
 end
 if not record.plain and not judged then

@@ -11,7 +11,7 @@ if not epoch then return {'', 0, ARGV[3], ''} end
 local from_beginning = ARGV[2] == '' and ARGV[3] == '0'
 local after, of, stream, most = ARGV[3], epoch, KEYS[1], ARGV[4]
 if before ~= '' and (ARGV[2] == before or from_beginning) then
-  of, stream = before, KEYS[3]
+  of, stream = before, BEFORE
 elseif refused then
   -- What another run had begun still stands in its place.
   if ARGV[2] ~= epoch then most = 0 end

@@ -1,13 +1,15 @@
 -- What the verbs of numbered addresses share; put before each verb's own text, so that it is one script to Redis.
 --
--- KEYS[1..3] are the same for all of them: history (stream), numbering (hash), what was left of the numbering before this one
--- (stream). ARGV[1] is a fresh epoch. The last of ARGV is the run of the server as the connection knows it ('': unknown), which
+-- KEYS[1..2] are the same for all of them: history (stream), numbering (hash). What was left of the numbering before this one
+-- (stream) is named after them and nearly always absent: among KEYS it would make Redis Cluster refuse every step while the slot
+-- moves (TRYAGAIN). ARGV[1] is a fresh epoch. The last of ARGV is the run of the server as the connection knows it ('': unknown), which
 -- the lane adds.
 --
 -- A run is one life of one server as a master: it ends with its process, and with its being a replica. What a master has
 -- acknowledged may be unknown to the next run (a crash before fsync, a failover before replication), and numbers that were
 -- given would be given again. So a numbering belongs to the run under which it began: an epoch begins with the run's name.
 -- Invariant: no position is given twice, whatever a Redis has lost.
+local BEFORE = KEYS[2]:gsub(':meta$', ':before')
 local RUN, RUN_LENGTH = ARGV[#ARGV], 8
 
 -- The run of this server, as `run.rs` reads it from the same answer; '' where INFO is forbidden.
@@ -34,9 +36,10 @@ local function begin(before, set)
   local answer = set('HSET', KEYS[2], 'epoch', epoch, 'offset', 0, 'before', before or '')
   if type(answer) == 'table' and answer.err then return nil end
   if before and redis.call('EXISTS', KEYS[1]) == 1 then
-    redis.call('RENAME', KEYS[1], KEYS[3])
+    redis.call('RENAME', KEYS[1], BEFORE)
   else
-    redis.call('DEL', KEYS[1], KEYS[3])
+    redis.call('DEL', KEYS[1])
+    redis.call('DEL', BEFORE)
   end
   return epoch
 end

@@ -1,6 +1,6 @@
 -- Publishes a message that has history, or an idempotency key, or both.
 --
--- KEYS  1 to 3 of numbering.lua, and with an idempotency key its result
+-- KEYS  1 and 2 of numbering.lua, and with an idempotency key its result
 -- ARGV  1 a fresh epoch, 2 channel, 3 message, 4 size of the history (0: none), 5 ttl of the history (ms), 6 digest of the
 --       message, 7 retention of the result (ms), and the run
 -- Returns {word, position, receivers}: new, repeat, conflict. A position is <epoch>:<offset>, or '' without history.
@@ -8,9 +8,9 @@
 -- outlives the history and every result that names a position of it. A repeat publishes nothing.
 local channel, message, size, ttl, digest, retention = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
 
-if KEYS[4] then
+if KEYS[3] then
   -- <digest>|<position>
-  local result = redis.call('GET', KEYS[4])
+  local result = redis.call('GET', KEYS[3])
   if result then
     local first, position = result:match('^([^|]*)|(.*)$')
     if first ~= digest then return {'conflict', '', 0} end
@@ -33,5 +33,5 @@ if size > 0 then
   position = epoch .. ':' .. offset
   message = position .. ':' .. message
 end
-if KEYS[4] then redis.call('SET', KEYS[4], digest .. '|' .. position, 'PX', ARGV[7]) end
+if KEYS[3] then redis.call('SET', KEYS[3], digest .. '|' .. position, 'PX', ARGV[7]) end
 return {'new', position, redis.call('PUBLISH', channel, message)}
