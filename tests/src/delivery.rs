@@ -242,6 +242,32 @@ fn times(account: &Account, figures: &mut Figures) {
     }
 }
 
+/// What a reader went through around the first message that it lost: nodes, cuts, and its neighbours. Times are seconds from the
+/// message's first sending.
+pub fn story(account: &Account, breach: &Breach) -> Option<String> {
+    let Breach::Lost { reader, address, numbers } = breach else { return None };
+    let (lost, lines) = (*numbers.first()?, account.read.get(reader)?);
+    let message = account.published.get(address)?.get(usize::try_from(lost - 1).ok()?)?;
+    let since = |at: f64| at - message.sent;
+    let later = |line: &Line| matches!(line, Line::Read { address: of, number, .. } if of == address && *number > lost);
+    let next = lines.iter().position(later).unwrap_or(lines.len());
+    // To the connection on which it happened, and the message before.
+    let before = lines.get(..next)?.iter().rposition(|line| matches!(line, Line::Connected { .. })).unwrap_or(next);
+    let shown = lines.get(before.min(next.saturating_sub(3)).saturating_sub(2)..(next + 2).min(lines.len()))?;
+    let mut story =
+        format!("{reader} lost {numbers:?} of {address}, accepted {:+.3};", message.accepted.map_or(f64::NAN, since));
+    for line in shown.iter().take(4).chain(shown.iter().skip(4.max(shown.len().saturating_sub(8)))) {
+        story += &match line {
+            Line::Connected { at, node } => format!(" {:+.3} connected to {node};", since(*at)),
+            Line::Cut { at, code } => format!(" {:+.3} cut {code};", since(*at)),
+            Line::Joined(address) => format!(" joined {address};"),
+            Line::Told { at, address } => format!(" {:+.3} told {address};", since(*at)),
+            Line::Read { at, address, number, .. } => format!(" {:+.3} {address} {number};", since(*at)),
+        };
+    }
+    Some(story)
+}
+
 impl Report {
     /// How many of the breaches fit.
     pub fn count(&self, fits: impl Fn(&Breach) -> bool) -> usize {

@@ -152,3 +152,15 @@ fn the_fault_is_timed_from_its_beginning_and_from_its_end() {
     let figures = audit(&account).figures;
     assert_eq!((figures.detected, figures.cuts), (Some(0.5), BTreeMap::from([(1006, 1)])));
 }
+
+#[test]
+fn the_story_of_a_loss_names_the_node_and_the_neighbours() {
+    let mut lines = vec![Line::Connected { at: 98.0, node: "n-1".to_owned() }];
+    lines.extend([1, 2, 4].map(reads));
+    let account = account(&[("a", lines)]);
+    let report = audit(&account);
+    let story = story(&account, &report.breaches[0]).expect("a loss has a story");
+    for part in ["a lost [3", "connected to n-1", "topic:room:1 2", "topic:room:1 4"] {
+        assert!(story.contains(part), "{part} is not in {story}");
+    }
+}

@@ -11,9 +11,10 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::api::Api;
+use crate::audit::print_figures;
 use crate::cluster::Cluster;
 use crate::deadline::{PATIENCE, eventually};
-use crate::delivery::{Report, audit};
+use crate::delivery::{Report, audit, story};
 use crate::fault::pauses;
 use crate::ledger::{Account, Ledger, Line, number_of};
 use crate::node::Node;
@@ -203,7 +204,12 @@ impl Traffic {
         }
         self.caught_up().await;
         self.nobody_failed();
-        audit(&self.ledger.account())
+        let account = self.ledger.account();
+        let report = audit(&account);
+        for story in report.breaches.iter().filter_map(|breach| story(&account, breach)).take(12) {
+            print_figures("what happened around it", story);
+        }
+        report
     }
 
     /// Gives everybody the time to read everything. What is missing then, the audit flags.
