@@ -13,8 +13,10 @@ pub(super) struct Room {
     /// Keeps the channel subscribed as long as there are members.
     _wanted: Wanted,
     pub(super) members: Vec<Member>,
-    /// The newest message that the members have heard, or were told of when they came.
+    /// The newest message that the room has heard; before that, the oldest position that a member was told when it came.
     last: Option<Position>,
+    /// Whether the room has heard it. Until then a member may have read more than others, and each knows its own repeats.
+    heard: bool,
     /// What was heard since the hole; `None` while there is none.
     held: Option<Held>,
 }
@@ -51,7 +53,7 @@ pub(crate) enum Missed {
 impl Room {
     pub(super) fn new(wanted: Wanted) -> Self {
         // Most rooms are of one user with one device.
-        Self { _wanted: wanted, members: Vec::with_capacity(1), last: None, held: None }
+        Self { _wanted: wanted, members: Vec::with_capacity(1), last: None, heard: false, held: None }
     }
 
     /// Frames were heard. Whether they show a hole that somebody has to fill.
@@ -86,7 +88,7 @@ impl Room {
         let Some(position) = frame.position() else { return Place::Next };
         match &mut self.last {
             Some(last) if last.epoch == position.epoch => {
-                if position.offset <= last.offset {
+                if position.offset <= last.offset && self.heard {
                     return Place::Repeated;
                 }
                 if position.offset > last.offset + 1 {
@@ -98,12 +100,18 @@ impl Room {
             Some(_) if position.offset > 1 => return Place::Behind(true),
             last => *last = Some(position.clone()),
         }
+        self.heard = true;
         Place::Next
     }
 
-    /// A member was told the position; it is the room's when the room has none.
+    /// A member was told the position. It is the room's while the room has heard nothing, and no other member was told an
+    /// earlier one: what lies between is still to come to that one.
     pub(super) fn begin_at(&mut self, position: Option<&Position>) {
-        if self.last.is_none() {
+        let earlier = match (&self.last, position) {
+            (Some(last), Some(told)) => !self.heard && last.epoch == told.epoch && told.offset < last.offset,
+            (last, _) => last.is_none(),
+        };
+        if earlier {
             self.last = position.cloned();
         }
     }
@@ -142,6 +150,8 @@ impl Room {
                 self.last = Some(position);
             }
         }
+        // Everybody was handed all up to there, or was told.
+        self.heard = self.last.is_some();
         let opened_by = held.frames.iter().find_map(Frame::position);
         for (at, frame) in held.frames.iter().enumerate() {
             if self.hear(std::slice::from_ref(frame), turn) {

@@ -275,3 +275,56 @@ fn a_slow_member_is_closed_and_disturbs_nobody() {
     assert_eq!(attention, Poll::Ready(Attention::Close(close::SLOW)));
     assert_eq!(sent(&quick).len(), 5);
 }
+
+/// Two read the past of a room in which nothing was heard yet: one before a message was published, one after it, and the
+/// message itself is on its way.
+#[test]
+fn what_one_member_has_read_and_the_room_has_not_heard_reaches_the_others() {
+    for later_goes_live_first in [true, false] {
+        for heard_before_both_are_live in [true, false] {
+            let (hub, _) = hub();
+            let (early, late) = (connect(&hub), connect(&hub));
+            let go_live = |joining: Joining, read: u64| {
+                let past: Vec<_> = (69..=read).map(|offset| at(&offset.to_string(), "e", offset)).collect();
+                joining.complete(&past, Some(&Position::new("e", read)), &HashSet::new());
+            };
+            let joined = |device: &Device| device.join(topic("a"), 10).unwrap();
+            let mut both = [(joined(&early), 70), (joined(&late), 72)];
+            if later_goes_live_first {
+                both.reverse();
+            }
+            let [(first, first_read), (second, second_read)] = both;
+            let hear = || {
+                let frames = (71..=73).map(|offset| (topic("a"), at(&offset.to_string(), "e", offset)));
+                assert!(!deliver(&hub, frames), "there is no hole");
+            };
+            go_live(first, first_read);
+            if heard_before_both_are_live {
+                hear();
+            }
+            go_live(second, second_read);
+            if !heard_before_both_are_live {
+                hear();
+            }
+            let case = (later_goes_live_first, heard_before_both_are_live);
+            for device in [&early, &late] {
+                assert_eq!(sent(device), ["69", "70", "71", "72", "73"], "{case:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_hole_before_anything_was_heard_is_filled_from_where_the_first_member_was() {
+    let (hub, _) = hub();
+    let (early, late) = (connect(&hub), connect(&hub));
+    for (device, read) in [(&late, 72), (&early, 70)] {
+        device.join(topic("a"), 10).unwrap().complete(&[], Some(&Position::new("e", read)), &HashSet::new());
+    }
+    hub.interrupt();
+    assert_eq!(hub.holding(), [(topic("a"), Some(Position::new("e", 70)))]);
+    let missed = (71..=73).map(|offset| at(&offset.to_string(), "e", offset)).collect();
+    hub.release(&topic("a"), Missed::Messages(missed, Position::new("e", 73)));
+    assert_eq!(sent(&early), ["71", "72", "73"]);
+    assert_eq!(sent(&late), ["73"]);
+}
