@@ -100,10 +100,10 @@ pub fn audit(account: &Account) -> Report {
                     Some(reading) => reading.reads(*number, place.as_ref(), *at, &mut report),
                     None => report.breaches.push(Breach::Invented(reader.clone(), address.clone(), *number)),
                 },
-                Line::Told { address, .. } => {
+                Line::Told { address, epoch, .. } => {
                     report.figures.told += 1;
                     if let Some(reading) = addresses.get_mut(address.as_str()) {
-                        reading.told = true;
+                        (reading.told, reading.goes_on_in) = (true, epoch.as_deref());
                     }
                 }
                 Line::Cut { code, .. } => *report.figures.cuts.entry(*code).or_default() += 1,
@@ -146,6 +146,8 @@ struct Reading<'a> {
     missing: BTreeSet<u64>,
     /// Something is missing between the last message and the next one, and that was said.
     told: bool,
+    /// In which epoch, if that was said. What still comes of an earlier one was on its way, and lies before the gap's end.
+    goes_on_in: Option<&'a str>,
 }
 
 impl<'a> Reading<'a> {
@@ -174,7 +176,7 @@ impl<'a> Reading<'a> {
         } else {
             breaches.push(Breach::Twice(reader, address, number));
         }
-        self.told = false;
+        self.told &= self.goes_on_in.is_some_and(|told| epoch.is_some_and(|epoch| epoch != told));
         self.epoch = epoch.or(self.epoch);
         self.last = Some(number.max(last));
     }
@@ -261,7 +263,7 @@ pub fn story(account: &Account, breach: &Breach) -> Option<String> {
             Line::Connected { at, node } => format!(" {:+.3} connected to {node};", since(*at)),
             Line::Cut { at, code } => format!(" {:+.3} cut {code};", since(*at)),
             Line::Joined(address) => format!(" joined {address};"),
-            Line::Told { at, address } => format!(" {:+.3} told {address};", since(*at)),
+            Line::Told { at, address, .. } => format!(" {:+.3} told {address};", since(*at)),
             Line::Read { at, address, number, .. } => format!(" {:+.3} {address} {number};", since(*at)),
         };
     }

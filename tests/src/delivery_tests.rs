@@ -13,7 +13,7 @@ fn reads(number: u64) -> Line {
 }
 
 fn told(address: &str) -> Line {
-    Line::Told { at: 100.0, address: address.to_owned() }
+    Line::Told { at: 100.0, address: address.to_owned(), epoch: None }
 }
 
 fn joined() -> Line {
@@ -163,4 +163,22 @@ fn the_story_of_a_loss_names_the_node_and_the_neighbours() {
     for part in ["a lost [3", "connected to n-1", "topic:room:1 2", "topic:room:1 4"] {
         assert!(story.contains(part), "{part} is not in {story}");
     }
+}
+
+#[test]
+fn what_was_on_its_way_from_an_earlier_epoch_does_not_end_a_gap() {
+    let read = |number, epoch: &str| {
+        let place = Some(Place { epoch: epoch.into(), offset: number });
+        Line::Read { at: 100.0, address: ADDRESS.to_owned(), number, place }
+    };
+    let with = |epoch: &str, late: &str| {
+        let mut lines = one_to(5);
+        lines.push(Line::Told { at: 100.0, address: ADDRESS.to_owned(), epoch: Some(epoch.into()) });
+        lines.push(read(6, late));
+        lines.extend((8..=10).map(|number| read(number, "f")));
+        audit(&account(&[("a", lines)])).breaches
+    };
+    assert_eq!(with("f", "e"), []);
+    // It went on with 6: 7 is missing after the gap.
+    assert_eq!(with("f", "f"), lost("a", &[7]));
 }

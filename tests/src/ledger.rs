@@ -65,6 +65,8 @@ pub enum Line {
         at: f64,
         /// Of which address.
         address: String,
+        /// In which epoch it goes on, if that was said.
+        epoch: Option<Arc<str>>,
     },
 }
 

@@ -222,8 +222,9 @@ impl Reader {
             }
             ("gap", None) => {
                 let topic = frame.topic.unwrap_or_default().to_owned();
-                self.line(Line::Told { at: now(), address: topic.clone() });
-                self.places.insert(topic, frame.position.as_ref().map(Place::from));
+                let place = frame.position.as_ref().map(Place::from);
+                self.told(&topic, place.as_ref());
+                self.places.insert(topic, place);
                 None
             }
             // The only action was `subscribe`.
@@ -254,7 +255,7 @@ impl Reader {
             (None, _) => self.line(Line::Joined(address.to_owned())),
             // What follows moves it.
             (Some(_), Some(true)) => return,
-            (Some(_), _) => self.line(Line::Told { at: now(), address: address.to_owned() }),
+            (Some(_), _) => self.told(address, place.as_ref()),
         }
         self.places.insert(address.to_owned(), place);
     }
@@ -264,6 +265,11 @@ impl Reader {
         for place in self.places.values_mut() {
             *place = None;
         }
+    }
+
+    fn told(&self, address: &str, place: Option<&Place>) {
+        let epoch = place.map(|place| Arc::clone(&place.epoch));
+        self.line(Line::Told { at: now(), address: address.to_owned(), epoch });
     }
 
     fn line(&self, line: Line) {

@@ -28,8 +28,9 @@ pub(crate) async fn reads_with_the_sdk(ledger: Ledger, name: String, user: Strin
             match event {
                 Event::Connected(connected) => line(Line::Connected { at: now(), node: connected.node_id }),
                 Event::Disconnected { code, .. } => line(Line::Cut { at: now(), code: code.unwrap_or(1006) }),
-                Event::Gap { address, .. } => {
-                    line(Line::Told { at: now(), address: address.client_form().to_string() });
+                Event::Gap { address, position } => {
+                    let epoch = position.map(|position| position.epoch.as_str().into());
+                    line(Line::Told { at: now(), address: address.client_form().to_string(), epoch });
                 }
                 Event::Message(message) => {
                     let (Some(address), Some(number)) =
