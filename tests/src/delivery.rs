@@ -258,15 +258,15 @@ pub fn story(account: &Account, breach: &Breach) -> Option<String> {
     let shown = lines.get(before.min(next.saturating_sub(3)).saturating_sub(2)..(next + 2).min(lines.len()))?;
     let mut story =
         format!("{reader} lost {numbers:?} of {address}, accepted {:+.3};", message.accepted.map_or(f64::NAN, since));
-    for line in shown.iter().take(4).chain(shown.iter().skip(4.max(shown.len().saturating_sub(8)))) {
-        story += &match line {
-            Line::Connected { at, node } => format!(" {:+.3} connected to {node};", since(*at)),
-            Line::Cut { at, code } => format!(" {:+.3} cut {code};", since(*at)),
-            Line::Joined(address) => format!(" joined {address};"),
-            Line::Told { at, address, .. } => format!(" {:+.3} told {address};", since(*at)),
-            Line::Read { at, address, number, .. } => format!(" {:+.3} {address} {number};", since(*at)),
-        };
-    }
+    let told = |line: &Line| match line {
+        Line::Connected { at, node } => format!(" {:+.3} connected to {node};", since(*at)),
+        Line::Cut { at, code } => format!(" {:+.3} cut {code};", since(*at)),
+        Line::Joined(address) => format!(" joined {address};"),
+        Line::Told { at, address, .. } => format!(" {:+.3} told {address};", since(*at)),
+        Line::Read { at, address, number, .. } => format!(" {:+.3} {address} {number};", since(*at)),
+    };
+    let ends = shown.iter().take(4).chain(shown.iter().skip(4.max(shown.len().saturating_sub(8))));
+    story.extend(ends.map(told));
     Some(story)
 }
 
