@@ -35,12 +35,16 @@ local function begin(before, set)
   local epoch = RUN .. ARGV[1]:sub(#RUN + 1)
   local answer = set('HSET', KEYS[2], 'epoch', epoch, 'offset', 0, 'before', before or '')
   if type(answer) == 'table' and answer.err then return nil end
-  if before and redis.call('EXISTS', KEYS[1]) == 1 then
-    redis.call('RENAME', KEYS[1], BEFORE)
-  else
-    redis.call('DEL', KEYS[1])
-    redis.call('DEL', BEFORE)
+  redis.call('DEL', BEFORE)
+  if before then
+    -- Not RENAME: a command on two keys, of which one is missing, is refused while the slot moves. It is at most one history.
+    for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+')) do
+      redis.call('XADD', BEFORE, entry[1], unpack(entry[2]))
+    end
+    local ends = redis.call('PEXPIRETIME', KEYS[1])
+    if ends > 0 then redis.call('PEXPIREAT', BEFORE, string.format('%.0f', ends)) end
   end
+  redis.call('DEL', KEYS[1])
   return epoch
 end
 
