@@ -14,6 +14,7 @@
 //! | `redis_server.rs`, `sentinels.rs`, `nginx.rs`, `node.rs`, `cluster.rs` | the servers |
 //! | `device.rs`, `api.rs`, `token.rs` | the clients |
 //! | `certificates.rs` | an authority of one's own, for TLS |
+//! | `raw_client.rs` | a client that shows what is on the wire, and reads when it is told to |
 //! | `browser.rs` | headless chromium, for the pages that a node serves |
 //! | `proxy.rs` | a TCP connection that can be late, stalled, cut, reset and forgotten |
 //! | `history.rs`, `audit.rs` | what people and callers saw, and whether it keeps the promises |
@@ -53,6 +54,7 @@ mod port;
 mod press;
 mod process;
 mod proxy;
+mod raw_client;
 mod reader;
 mod redis_server;
 mod scene;
@@ -76,6 +78,7 @@ pub use person::Person;
 pub use port::free_port;
 pub use process::{Process, Signal};
 pub use proxy::TcpProxy;
+pub use raw_client::RawClient;
 pub use reader::Reader;
 pub use redis_server::RedisServer;
 pub use scene::Scene;

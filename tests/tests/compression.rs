@@ -4,94 +4,9 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::large_futures, reason = "a test has a handful of futures, not one for each connection")]
 
-use countersign_ws::{
-    Decoder, Deflater, Event, Header, Inflater, Limits, Opcode, Role,
-    deflate::OFFER,
-    frame,
-    handshake::{
-        Key,
-        client::{self, Request},
-    },
-};
-use harness::{Device, Node, PATIENCE};
+use countersign_ws::{Deflater, Header, Opcode, deflate::OFFER};
+use harness::{Device, Node, RawClient};
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::timeout,
-};
-
-/// A client that shows what was on the wire.
-struct RawClient {
-    stream: TcpStream,
-    decoder: Decoder,
-    inflater: Inflater,
-    agreed: bool,
-    /// Bytes that came, frames and all.
-    came: usize,
-    heard: std::collections::VecDeque<Value>,
-    closed: Option<u16>,
-}
-
-impl RawClient {
-    async fn connect(node: &Node, user: &str, offer: Option<&str>) -> Self {
-        let mut stream = TcpStream::connect(node.address()).await.expect("the node listens");
-        let (target, key) = (format!("/ws?user_id={user}"), Key::new([7; 16]));
-        let request = Request { host: node.address(), target: &target, key, protocols: &[], extensions: offer };
-        stream.write_all(&request.encode()).await.expect("sent");
-        let mut head = Vec::new();
-        let response = loop {
-            let byte = timeout(PATIENCE, stream.read_u8()).await.expect("an answer in time").expect("an answer");
-            head.push(byte);
-            if let Some((response, _)) = client::read_answer(&head).expect("an answer to a handshake") {
-                break response;
-            }
-        };
-        let agreed = !request.check(&response).expect("accepted").extensions.is_empty();
-        let decoder = Decoder::new(Role::Client, Limits::new(1 << 24));
-        let (inflater, heard) = (Inflater::new(), std::collections::VecDeque::new());
-        let mut client = Self { stream, decoder, inflater, agreed, came: 0, heard, closed: None };
-        client.next_of("connected").await;
-        client
-    }
-
-    async fn send(&mut self, header: Header, payload: &[u8]) {
-        let mut bytes = Vec::new();
-        frame::append(Header { mask: Some([1, 2, 3, 4]), ..header }, payload, &mut bytes);
-        self.stream.write_all(&bytes).await.expect("sent");
-    }
-
-    async fn read(&mut self) {
-        let mut bytes = vec![0; 64 * 1024];
-        let read = timeout(PATIENCE, self.stream.read(&mut bytes)).await.expect("something in time").expect("a read");
-        assert!(read > 0, "the node hung up without a close");
-        self.came += read;
-        let mut unread = &mut bytes[..read];
-        loop {
-            let next = if self.agreed {
-                self.decoder.next_inflating(&mut unread, &mut self.inflater)
-            } else {
-                self.decoder.next(&mut unread)
-            };
-            match next.expect("frames as the RFC wants them") {
-                Some(Event::Text(text)) => self.heard.push_back(serde_json::from_str(text).expect("JSON")),
-                Some(Event::Close(code)) => self.closed = code.map(|(code, _)| code),
-                Some(_) => {}
-                None => return,
-            }
-        }
-    }
-
-    async fn next_of(&mut self, kind: &str) -> Value {
-        loop {
-            match self.heard.pop_front() {
-                Some(message) if message["type"] == kind => return message,
-                Some(_) => {}
-                None => self.read().await,
-            }
-        }
-    }
-}
 
 fn long_message() -> Value {
     let rows: Vec<Value> = (0..100).map(|n| json!({"row": n, "status": "completed", "errors": 0})).collect();

@@ -86,7 +86,7 @@ impl Session {
         let (pasts, open) = futures_util::join!(pasts, open);
         let (open, known) = open?;
         let pasts = pasts.into_iter().collect::<Result<Vec<Past>, BackplaneError>>()?;
-        if !pasts.iter().all(|past| self.membership.outbox().would_hold(&past.missed)) {
+        if !pasts.iter().all(|past| self.membership.outbox().may_replay(&past.missed)) {
             self.membership.outbox().close(close::RESYNC);
             return Ok(());
         }
@@ -161,7 +161,7 @@ impl Session {
         confirmed(all.into_iter()).await?;
         for (address, since, joining, watching) in joinings {
             let past = self.node.past(&address, since.as_ref()).await?;
-            if !self.membership.outbox().would_hold(&past.missed) {
+            if !self.membership.outbox().may_replay(&past.missed) {
                 self.membership.outbox().close(close::RESYNC);
                 return Ok(());
             }

@@ -112,10 +112,11 @@ impl Outbox {
         wake(queue, |_| true);
     }
 
-    /// Whether frames of so many bytes together fit into an outbox that is empty.
-    pub(crate) fn would_hold(&self, frames: &[Frame]) -> bool {
+    /// Whether what a client has missed may be given to it at once. More than an outbox holds, because whoever was closed for
+    /// being slow has missed that much when it comes back.
+    pub(crate) fn may_replay(&self, frames: &[Frame]) -> bool {
         let bytes: usize = frames.iter().map(Frame::len).sum();
-        frames.len() <= 1 || (frames.len() <= self.limits.frames && bytes <= self.limits.bytes)
+        frames.len() <= 1 || (frames.len() <= REPLAY * self.limits.frames && bytes <= REPLAY * self.limits.bytes)
     }
 
     /// Whether the client reads its answers: whoever does not is not read from either.
@@ -253,6 +254,9 @@ fn wake(mut queue: MutexGuard<'_, Queue>, wanted: impl FnOnce(&Queue) -> bool) {
         owner.wake();
     }
 }
+
+/// A replay is at most so many outboxes.
+const REPLAY: usize = 4;
 
 impl fmt::Debug for Outbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
