@@ -1,6 +1,6 @@
 //! A client that shows what is on the wire, and reads when it is told to.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, fmt};
 
 use countersign_ws::{
     Decoder, Event, Header, Inflater, Limits, Role, frame,
@@ -31,6 +31,12 @@ pub struct RawClient {
     pub heard: VecDeque<Value>,
     /// The code of the node's close.
     pub closed: Option<u16>,
+}
+
+impl fmt::Debug for RawClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RawClient").field("came", &self.came).field("closed", &self.closed).finish_non_exhaustive()
+    }
 }
 
 impl RawClient {

@@ -23,13 +23,14 @@ struct State {
     channels: HashMap<Channel, Entry>,
     /// Channels whose want and subscription may differ.
     dirty: HashSet<Channel>,
+    /// Who waits for a channel to be subscribed. Apart, because there are many channels and few who wait.
+    confirmations: HashMap<Channel, Vec<oneshot::Sender<()>>>,
 }
 
 #[derive(Debug, Default)]
 struct Entry {
-    wants: usize,
+    wants: u32,
     subscription: Subscription,
-    confirmations: Vec<oneshot::Sender<()>>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq, Clone, Copy)]
@@ -97,7 +98,7 @@ impl Interest {
     /// [`Self::subscribed`] or [`Self::unsubscribed`] names it, or [`Self::lost`] is called.
     pub fn changes(&self, most: usize) -> Changes {
         let mut state = self.lock();
-        let State { channels, dirty } = &mut *state;
+        let State { channels, dirty, .. } = &mut *state;
         let mut changes = Changes::default();
         dirty.retain(|channel| {
             let Some(entry) = channels.get_mut(channel) else { return false };
@@ -125,15 +126,19 @@ impl Interest {
     pub fn subscribed(&self, channels: &[Channel]) {
         let mut state = self.lock();
         for channel in channels {
-            let Some(entry) = state.channels.get_mut(channel) else { continue };
+            let State { channels, dirty, confirmations } = &mut *state;
+            let Some(entry) = channels.get_mut(channel) else { continue };
             entry.subscription = Subscription::Present;
-            for confirmation in std::mem::take(&mut entry.confirmations) {
+            for confirmation in confirmations.remove(channel).unwrap_or_default() {
                 // Whoever asked may have given up.
                 confirmation.send(()).ok();
             }
             if entry.wants == 0 {
-                state.dirty.insert(channel.clone());
+                dirty.insert(channel.clone());
             }
+        }
+        if state.confirmations.is_empty() && state.confirmations.capacity() > KEPT {
+            state.confirmations = HashMap::new();
         }
         self.notify_if_dirty(&state);
     }
@@ -156,7 +161,7 @@ impl Interest {
     /// For a subscriber: the connection is gone, nothing is subscribed.
     pub fn lost(&self) {
         let mut state = self.lock();
-        let State { channels, dirty } = &mut *state;
+        let State { channels, dirty, .. } = &mut *state;
         channels.retain(|channel, entry| {
             entry.subscription = Subscription::Absent;
             if entry.wants > 0 {
@@ -172,6 +177,7 @@ impl Interest {
         let Some(entry) = state.channels.get_mut(channel) else { return };
         entry.wants -= 1;
         if entry.wants == 0 {
+            state.confirmations.remove(channel);
             state.dirty.insert(channel.clone());
             self.changed.notify_one();
         }
@@ -198,12 +204,13 @@ impl Wanted {
             if entry.subscription == Subscription::Present {
                 return;
             }
-            entry.confirmations.retain(|confirmation| !confirmation.is_closed());
+            let waiting = state.confirmations.entry(self.channel.clone()).or_default();
+            waiting.retain(|confirmation| !confirmation.is_closed());
             let (sender, receiver) = oneshot::channel();
-            entry.confirmations.push(sender);
+            waiting.push(sender);
             receiver
         };
-        // The sender lives in the entry, the entry as long as this wish: it is never dropped unsent while we wait.
+        // The sender stays until the channel is subscribed or nobody wants it: it is never dropped unsent while we wait.
         confirmation.await.ok();
     }
 
@@ -218,6 +225,9 @@ impl Drop for Wanted {
         self.interest.unwant(&self.channel);
     }
 }
+
+/// Room for this many who wait is kept for the next ones.
+const KEPT: usize = 64;
 
 #[cfg(test)]
 mod tests {

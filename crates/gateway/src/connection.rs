@@ -74,7 +74,7 @@ impl Connection {
 
     /// Serves the client until one of the two ends it. To be a task of its own: it lasts, and has nothing of what the beginning
     /// needed.
-    pub(crate) async fn run(mut self) {
+    pub(crate) async fn run(mut self: Box<Self>) {
         let metrics = Arc::clone(&self.node.metrics);
         metrics.connections.inc();
         if self.node.shutdown.is_draining() {
@@ -91,11 +91,15 @@ impl Connection {
             _ => {}
         }
         tracing::debug!(connection = %self.session.id, ?end, "ending");
-        let Self { line, session, _place: place, .. } = self;
+        // Boxed: room for a goodbye is not kept for as long as the connection lasts.
+        self.finish(end).boxed().await;
+    }
+
+    async fn finish(self: Box<Self>, end: End) {
+        let Self { line, session, _place: place, .. } = *self;
         // It hears nothing more, so it is nobody's member any longer.
         drop(session);
-        // Boxed: room for a goodbye is not kept for as long as the connection lasts.
-        line.end(end).boxed().await;
+        line.end(end).await;
         drop(place);
     }
 }

@@ -92,7 +92,8 @@ pub(crate) fn presence_event(topic: TopicName, members: Members) -> Event {
 /// The topics that one connection is subscribed to. Dropping it gives up its places.
 #[derive(Debug, Default)]
 pub(crate) struct Attendance {
-    topics: Mutex<HashMap<TopicName, Attending>>,
+    /// Boxed: a table has room for more than there are.
+    topics: Mutex<HashMap<TopicName, Box<Attending>>>,
 }
 
 #[derive(Debug, Default)]
@@ -145,7 +146,7 @@ impl Attendance {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<TopicName, Attending>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<TopicName, Box<Attending>>> {
         // Nothing in here panics between two states, so a poisoned lock still guards a whole one.
         self.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }

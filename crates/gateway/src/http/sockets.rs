@@ -93,6 +93,8 @@ async fn accept(node: Arc<Node>, mut parts: Parts, topic: Option<Address>) -> Re
     Ok(upgrade.accept(move |socket| async move {
         let connection = Connection::new(node, socket, place, &identity);
         if let Some(connection) = connection.begin(since, topics).await {
+            // Boxed: what is moved into a task is there twice.
+            let connection = Box::new(connection);
             tokio::spawn(async move {
                 connection.run().await;
                 drop(serving);
