@@ -47,7 +47,7 @@ async fn a_user_with_more_open_questions_than_an_outbox_holds_gets_all_of_them()
 async fn a_replay_that_does_not_fit_says_start_anew() {
     let node = Node::builder().env("WEBSOCKET_OUTBOX_BYTES", "100000").start().await;
     let mut epoch = String::new();
-    for _ in 0..5 {
+    for _ in 0..10 {
         let message = json!({"x": "y".repeat(60_000)});
         let published = node.api().post("/v1/topics/long/messages", &message).await.expect_status(200);
         published["position"]["epoch"].as_str().unwrap_or_default().clone_into(&mut epoch);
@@ -153,4 +153,34 @@ async fn a_peer_that_pings_and_never_reads_costs_the_node_its_limit_at_most() {
     let grown = resident_bytes(&node).saturating_sub(before);
     println!("{PINGS} pings of 125 bytes, none of the answers read: the node grew by {grown} bytes");
     assert!(grown < 16 * 1024 * 1024, "the node grew by {grown} bytes");
+}
+
+#[tokio::test]
+async fn a_subscribe_that_is_refused_leaves_everything_as_it_was() {
+    let node = Node::builder().env("WEBSOCKET_TOPICS", "3").start().await;
+    let mut alice = Device::of_user(&node.ws_url(), "alice").await;
+    alice.subscribe("a").await;
+    let since = json!({"epoch": "", "offset": 0});
+    alice.send(json!({"action": "subscribe", "topics": [{"topic": "a", "since": since}, "b", "c", "d"]})).await;
+    assert_eq!(alice.expect_type("error").await["code"], "too_many_subscriptions");
+    node.api().post("/v1/topics/a/messages", &json!({"type": "still heard"})).await.expect_status(200);
+    alice.expect_type("still heard").await;
+    assert_eq!(node.api().get("/v1/topics/a/presence").await.expect_status(200)["members"], json!(["alice"]));
+}
+
+#[tokio::test]
+async fn a_topic_that_is_named_twice_is_replayed_once() {
+    let node = Node::builder().start().await;
+    for n in 1..=3 {
+        node.api().post("/v1/topics/a/messages", &json!({"type": "n", "n": n})).await.expect_status(200);
+    }
+    let mut alice = Device::of_user(&node.ws_url(), "alice").await;
+    let since = json!({"topic": "a", "since": {"epoch": "", "offset": 0}});
+    alice.send(json!({"action": "subscribe", "topics": ["a", since, since]})).await;
+    alice.expect_type("subscription_confirmed").await;
+    for n in 1..=3 {
+        assert_eq!(alice.expect_type("n").await["n"], n);
+    }
+    alice.ping().await;
+    alice.assert_none("a repeat", |message| message["type"] == "n" || message["type"] == "subscription_confirmed");
 }

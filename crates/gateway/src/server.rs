@@ -21,6 +21,8 @@ const HEAD_BYTES: usize = 16 * 1024;
 const HEADERS: usize = 64;
 /// Connections that may wait for being accepted: a reconnect storm of thousands fits.
 const BACKLOG: i32 = 4096;
+/// Bytes; the kernel keeps books of twice as many. A client that reads 30 KB a second is through with it before a ping is late.
+const SEND_BUFFER: usize = 128 * 1024;
 /// After a failed accept, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -67,6 +69,9 @@ pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener, router: Router
 async fn converse(node: Arc<Node>, stream: TcpStream, builder: http1::Builder, service: TowerToHyperService<Router>) {
     // Small frames must not wait for an acknowledgement; without it they only do.
     stream.set_nodelay(true).ok();
+    // What a client does not read waits in its outbox, which is counted, and not in the kernel, which would take megabytes: then
+    // a ping behind them is late however steadily the client reads.
+    socket2::SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER).ok();
     let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {

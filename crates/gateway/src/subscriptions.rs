@@ -2,7 +2,7 @@
 //! after a reconnect with positions.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     time::Duration,
 };
 
@@ -130,14 +130,30 @@ impl Session {
         if presence {
             subscriptions.iter().try_for_each(|wanted| self.watchable(&wanted.address).map(drop))?;
         }
-        let mut wanted = subscriptions;
-        if let Some(user) = user_id {
-            wanted.insert(0, Subscription { address: Address::User(user), since: None });
-        }
+        let wanted = each_once(user_id, subscriptions);
         // All or nothing of what may be refused, before anything is changed.
         for Subscription { address, .. } in &wanted {
             self.may_hear(address)?;
         }
+        let channels: Vec<Channel> = wanted.iter().flat_map(|wanted| channels_of(&wanted.address, presence)).collect();
+        if !self.membership.has_room_for(channels.iter(), self.node.config.topics + FIRST_ROOMS) {
+            return Err(Wrong::too_many(self.node.config.topics));
+        }
+        let rejoins = wanted.iter().any(|wanted| wanted.since.is_some() && self.membership.is_in(&(&wanted.address).into()));
+        let joined = self.join_all(wanted, presence, reply).await;
+        if rejoins && joined.is_err() {
+            // It may hear less now than before it asked, and would not know: it comes back and says what it wants.
+            self.membership.outbox().close(close::UNAVAILABLE);
+        }
+        joined
+    }
+
+    async fn join_all(
+        &self,
+        wanted: Vec<Subscription>,
+        presence: bool,
+        reply: &(dyn Fn(Event) -> Frame + Sync),
+    ) -> Result<(), Wrong> {
         // Everything is asked for at once, so that a hundred topics cost one round trip.
         let mut joinings = Vec::new();
         for Subscription { address, since } in wanted {
@@ -160,43 +176,49 @@ impl Session {
             joinings.iter().flat_map(|(_, _, joining, watching)| joining.iter().chain(watching)).collect();
         confirmed(all.into_iter()).await?;
         for (address, since, joining, watching) in joinings {
+            let user_id = match &address {
+                Address::User(user) => Some(user.clone()),
+                _ => None,
+            };
+            let confirmed = |position: Option<Position>, recovered: Option<bool>| {
+                let topic = address.client_form().to_string();
+                reply(Event::SubscriptionConfirmed { topic, user_id: user_id.clone(), position, recovered })
+            };
+            let Some(joining) = joining else {
+                // It is a member, and hears where it is, not where the address is: messages may be on their way.
+                self.membership.say_of(&(&address).into(), |heard| confirmed(heard.cloned(), None));
+                self.attend(&address, watching);
+                continue;
+            };
             let past = self.node.past(&address, since.as_ref()).await?;
             if !self.membership.outbox().may_replay(&past.missed) {
                 self.membership.outbox().close(close::RESYNC);
                 return Ok(());
             }
-            let user_id = match &address {
-                Address::User(user) => Some(user.clone()),
-                _ => None,
-            };
-            let mut first = vec![reply(Event::SubscriptionConfirmed {
-                topic: address.client_form().to_string(),
-                user_id: user_id.clone(),
-                position: past.position.clone(),
-                recovered: past.recovered,
-            })];
+            let mut first = vec![confirmed(past.position.clone(), past.recovered)];
             first.extend(past.missed);
             let mut known = HashSet::new();
-            if let (Some(user), Some(_)) = (&user_id, &joining) {
+            if let Some(user) = &user_id {
                 self.register(user).await?;
                 let (open, ids) = self.node.open_callback_frames(user).await?;
                 first.extend(open);
                 known = ids;
                 self.become_user(user);
             }
-            match joining {
-                Some(joining) => joining.complete(&first, past.position.as_ref(), &known),
-                None => first.iter().for_each(|frame| self.membership.outbox().push(frame)),
-            }
-            if let Address::Topic(topic) = &address {
-                if let Some(watching) = watching {
-                    watching.complete(&[], None, &HashSet::new());
-                    self.attendance.watch(&self.node, topic);
-                }
-                self.attendance.enter(&self.node, topic, self.user().as_ref());
-            }
+            joining.complete(&first, past.position.as_ref(), &known);
+            self.attend(&address, watching);
         }
         Ok(())
+    }
+
+    /// Takes a place in a topic, and hears of the others' if it asked to.
+    fn attend(&self, address: &Address, watching: Option<Joining>) {
+        let Address::Topic(topic) = address else { return };
+        if let Some(watching) = watching {
+            watching.complete(&[], None, &HashSet::new());
+            self.attendance.watch(&self.node, topic);
+        }
+        self.attendance.enter(&self.node, topic, self.user().as_ref());
     }
 
     /// `unsubscribe`; what is not subscribed is confirmed all the same.
@@ -239,6 +261,32 @@ impl Session {
             _ => Ok(()),
         }
     }
+}
+
+/// The user's address first, if it is named; each address once, with the `since` that one of its namings had.
+fn each_once(user: Option<UserId>, subscriptions: Vec<Subscription>) -> Vec<Subscription> {
+    let user = user.map(|user| Subscription { address: Address::User(user), since: None });
+    let mut each: Vec<Subscription> = Vec::new();
+    let mut places: HashMap<Address, usize> = HashMap::new();
+    for wanted in user.into_iter().chain(subscriptions) {
+        match places.get(&wanted.address).and_then(|at| each.get_mut(*at)) {
+            Some(first) => first.since = first.since.take().or(wanted.since),
+            None => {
+                places.insert(wanted.address.clone(), each.len());
+                each.push(wanted);
+            }
+        }
+    }
+    each
+}
+
+/// What a subscription joins.
+fn channels_of(address: &Address, presence: bool) -> impl Iterator<Item = Channel> {
+    let watched = match address {
+        Address::Topic(topic) if presence => Some(Channel::Presence(topic.clone())),
+        _ => None,
+    };
+    [Channel::from(address)].into_iter().chain(watched)
 }
 
 async fn confirmed(joinings: impl Iterator<Item = &Joining>) -> Result<(), Wrong> {

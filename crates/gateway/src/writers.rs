@@ -44,13 +44,25 @@ impl Writers {
 }
 
 async fn in_slices(outboxes: Vec<Arc<Outbox>>) {
-    let mut slices = outboxes.chunks(SLICE).peekable();
-    while let Some(slice) = slices.next() {
-        for outbox in slice {
+    let mut unwritten = Unwritten(outboxes.into_iter());
+    loop {
+        for outbox in unwritten.0.by_ref().take(SLICE) {
             outbox.write();
         }
-        if slices.peek().is_some() {
-            yield_now().await;
+        if unwritten.0.len() == 0 {
+            return;
+        }
+        yield_now().await;
+    }
+}
+
+/// Outboxes that somebody has promised to write. If that one is cancelled their owners do it.
+struct Unwritten(std::vec::IntoIter<Arc<Outbox>>);
+
+impl Drop for Unwritten {
+    fn drop(&mut self) {
+        for outbox in self.0.by_ref() {
+            outbox.wake();
         }
     }
 }

@@ -131,7 +131,8 @@ impl Line {
                 Happened::Heard(Err(end)) => return end,
                 Happened::Moment => match agenda.due(acting.is_none(), outbox) {
                     Due::Nothing => {}
-                    Due::Ping => outbox.push(&Frame::control(frame::server(Opcode::Ping, &[]))),
+                    // However much waits: whoever is slow is asked too.
+                    Due::Ping => outbox.owe(&Frame::control(frame::server(Opcode::Ping, &[]))),
                     // Whoever has asked for something hears the answer; what waits in the outbox goes first.
                     Due::Drain if acting.is_some() => leaving = true,
                     Due::Drain => outbox.close(close::DRAIN),

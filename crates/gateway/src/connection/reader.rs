@@ -62,13 +62,17 @@ impl Reader {
         SCRATCH.with_borrow_mut(|Scratch { read, inflater }| {
             if !self.unread.is_empty() {
                 let mut unread = std::mem::take(&mut self.unread);
-                return Poll::Ready(self.take(&mut unread, inflater, talk, outbox, agenda));
+                return Poll::Ready(self.take(&mut unread, inflater, talk, outbox));
             }
             match ready!(self.ear.poll_read(cx, read)) {
                 Ok(0) | Err(_) => Poll::Ready(Err(End::Gone)),
                 Ok(bytes) => {
+                    // Any byte is a sign of life: who sends a long message cannot answer a ping in the middle of it.
+                    if let Some(took) = agenda.alive() {
+                        talk.ponged_after(took);
+                    }
                     let input = read.get_mut(..bytes).unwrap_or_default();
-                    Poll::Ready(self.take(input, inflater, talk, outbox, agenda))
+                    Poll::Ready(self.take(input, inflater, talk, outbox))
                 }
             }
         })
@@ -80,7 +84,6 @@ impl Reader {
         inflater: &mut Inflater,
         talk: &T,
         outbox: &Outbox,
-        agenda: &mut Agenda,
     ) -> Result<Option<T::Action>, End> {
         loop {
             let next = match self.compression {
@@ -99,9 +102,6 @@ impl Reader {
                 Some(Event::Text(text)) => talk.hear(Said::Text(text))?,
                 Some(Event::Binary(bytes)) => talk.hear(Said::Binary(bytes))?,
             };
-            if let Some(took) = agenda.alive() {
-                talk.ponged_after(took);
-            }
             if action.is_some() || !outbox.has_room() {
                 self.unread = input.to_vec();
                 return Ok(action);

@@ -238,8 +238,25 @@ impl Membership {
         Some(Joining { hub: Arc::clone(&self.hub), connection: self.connection, wanted, completed: false })
     }
 
+    /// Whether the connection could be in these rooms too, with at most `most` in all.
+    pub(crate) fn has_room_for<'a>(&self, channels: impl Iterator<Item = &'a Channel>, most: usize) -> bool {
+        let state = self.hub.lock();
+        let Some(connected) = state.connections.get(self.connection) else { return false };
+        let new = channels.filter(|channel| !connected.channels.contains(channel)).count();
+        connected.channels.len() + new <= most
+    }
+
+    /// Says something of a room to this member, who knows what it has heard by then: up to the position that `say` is given.
+    pub(crate) fn say_of(&self, channel: &Channel, say: impl FnOnce(Option<&Position>) -> Frame) {
+        let mut state = self.hub.lock();
+        let Some(room) = state.rooms.get_mut(channel) else { return };
+        let frame = say(room.last());
+        if let Some(member) = room.members.iter_mut().find(|member| member.connection == self.connection) {
+            member.tell(&frame);
+        }
+    }
+
     /// Whether the connection is in a room.
-    #[cfg(test)]
     pub(crate) fn is_in(&self, channel: &Channel) -> bool {
         self.hub.lock().connections.get(self.connection).is_some_and(|connected| connected.channels.contains(channel))
     }

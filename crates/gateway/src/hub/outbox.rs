@@ -115,8 +115,11 @@ impl Outbox {
     /// Whether what a client has missed may be given to it at once. More than an outbox holds, because whoever was closed for
     /// being slow has missed that much when it comes back.
     pub(crate) fn may_replay(&self, frames: &[Frame]) -> bool {
-        let bytes: usize = frames.iter().map(Frame::len).sum();
-        frames.len() <= 1 || (frames.len() <= REPLAY * self.limits.frames && bytes <= REPLAY * self.limits.bytes)
+        // What was replayed before and was not taken yet counts too, or one client could ask for any amount.
+        let waiting = self.lock().replayed();
+        let bytes: usize = waiting + frames.iter().map(Frame::len).sum::<usize>();
+        let single = frames.len() <= 1 && waiting == 0;
+        single || (frames.len() <= REPLAY * self.limits.frames && bytes <= REPLAY * self.limits.bytes)
     }
 
     /// Whether the client reads its answers: whoever does not is not read from either.

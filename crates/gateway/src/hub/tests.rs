@@ -328,3 +328,24 @@ fn a_hole_before_anything_was_heard_is_filled_from_where_the_first_member_was() 
     assert_eq!(sent(&early), ["71", "72", "73"]);
     assert_eq!(sent(&late), ["73"]);
 }
+
+#[test]
+fn a_member_that_asks_again_hears_where_it_is_and_not_where_the_address_is() {
+    let (hub, _) = hub();
+    let alice = connect(&hub);
+    live(&alice, &topic("a"));
+    deliver(&hub, [(topic("a"), at("1", "e", 1)), (topic("a"), at("2", "e", 2))]);
+    alice.say_of(&topic("a"), |heard| Frame::plain(format!("at {}", heard.unwrap().offset)));
+    deliver(&hub, [(topic("a"), at("3", "e", 3))]);
+    assert_eq!(sent(&alice), ["1", "2", "at 2", "3"]);
+}
+
+#[test]
+fn whether_there_is_room_for_more_is_known_before_anything_is_joined() {
+    let (hub, _) = hub();
+    let alice = connect(&hub);
+    live(&alice, &topic("a"));
+    let channels = [topic("a"), topic("b"), topic("c")];
+    assert!(alice.has_room_for(channels.iter(), 3) && !alice.has_room_for(channels.iter(), 2));
+    assert!(alice.has_room_for(channels[..1].iter(), 1), "it is in that one already");
+}

@@ -20,6 +20,8 @@ pub(super) struct Queue {
     bytes: usize,
     /// Frames that do not count.
     owed_frames: usize,
+    /// Bytes of those of them that come from a history.
+    replayed: usize,
     /// The kernel takes no more for now.
     blocked: bool,
     /// Somebody is about to write.
@@ -66,11 +68,7 @@ impl Queue {
         if counted > 0 && (counted >= limits.frames || self.bytes + frame.len() > limits.bytes) {
             return false;
         }
-        if let (Some(dropped), Some(address)) = (&mut self.dropped, frame.may_be_dropped())
-            && let Some(news) = dropped.news_of(address)
-        {
-            self.add_owed(news);
-        }
+        self.tell_dropped_of(frame);
         self.bytes += frame.len();
         self.frames.push_back(Waiting { frame: frame.clone(), owed: false });
         true
@@ -78,7 +76,11 @@ impl Queue {
 
     /// Adds a frame that is not counted.
     pub(super) fn add_owed(&mut self, frame: Frame) {
+        self.tell_dropped_of(&frame);
         self.owed_frames += 1;
+        if frame.position().is_some() {
+            self.replayed += frame.len();
+        }
         self.frames.push_back(Waiting { frame, owed: true });
     }
 
@@ -123,10 +125,20 @@ impl Queue {
         }
     }
 
+    /// Adds the news of what was left out of a frame's address, before that frame.
+    fn tell_dropped_of(&mut self, frame: &Frame) {
+        if let (Some(dropped), Some(address)) = (&mut self.dropped, frame.may_be_dropped())
+            && let Some(news) = dropped.news_of(address)
+        {
+            self.owed_frames += 1;
+            self.frames.push_back(Waiting { frame: news, owed: true });
+        }
+    }
+
     /// Adds the news of what was left out; whether there is any.
     fn tell_dropped(&mut self) -> bool {
         let news = self.dropped.as_mut().map(|dropped| dropped.news()).unwrap_or_default();
-        let any = !news.is_empty() && self.takes();
+        let any = !news.is_empty();
         for frame in news {
             self.add_owed(frame);
         }
@@ -145,6 +157,9 @@ impl Queue {
             self.written = 0;
             if first.owed {
                 self.owed_frames -= 1;
+                if first.frame.position().is_some() {
+                    self.replayed -= first.frame.len();
+                }
             } else {
                 self.bytes -= first.frame.len();
             }
@@ -170,6 +185,7 @@ impl Queue {
         self.close = Some(reason);
         if reason != close::DRAIN {
             self.forget();
+            self.dropped = None;
         }
     }
 
@@ -187,7 +203,7 @@ impl Queue {
     fn forget(&mut self) {
         let begun = (self.written > 0 && self.gone.is_none()).then(|| self.frames.pop_front()).flatten();
         self.frames = VecDeque::new();
-        (self.bytes, self.owed_frames) = (0, 0);
+        (self.bytes, self.owed_frames, self.replayed) = (0, 0, 0);
         if let Some(Waiting { frame, .. }) = begun {
             self.add_owed(frame);
         }
@@ -244,7 +260,12 @@ impl Queue {
     }
 
     pub(super) fn holds_at_most(&self, frames: usize, bytes: usize) -> bool {
-        self.frames.len() <= frames && self.bytes <= bytes
+        self.frames.len() <= frames && self.bytes + self.replayed <= bytes
+    }
+
+    /// Bytes of a history that wait.
+    pub(super) fn replayed(&self) -> usize {
+        self.replayed
     }
 }
 

@@ -259,3 +259,50 @@ fn what_is_no_message_is_never_left_out() {
     outbox.push(&Frame::plain("a reply"));
     assert_eq!(attention(&outbox), Some(Attention::Close(close::SLOW)));
 }
+
+#[test]
+fn a_drain_tells_what_was_left_out_and_then_closes() {
+    let kernel = Kernel::taking(0);
+    let limits = OutboxLimits { when_full: WhenFull::Drop, ..limits(20, 1) };
+    let outbox = Outbox::new(limits, None, Box::new(Arc::clone(&kernel)));
+    outbox.push(&message("m1", 1));
+    outbox.push(&message("m2", 2));
+    outbox.close(close::DRAIN);
+    assert_eq!(attention(&outbox), None);
+    kernel.take(1000);
+    assert_eq!(attention(&outbox), Some(Attention::Close(close::DRAIN)));
+    assert_eq!(kernel.texts().len(), 2);
+}
+
+#[test]
+fn what_was_left_out_is_told_before_what_is_replayed_of_its_address() {
+    let kernel = Kernel::taking(0);
+    let limits = OutboxLimits { when_full: WhenFull::Drop, ..limits(20, 1) };
+    let outbox = Outbox::new(limits, None, Box::new(Arc::clone(&kernel)));
+    outbox.push(&message("m1", 1));
+    outbox.push(&message("m2", 2));
+    outbox.owe(&message("m2", 2));
+    kernel.take(1000);
+    assert_eq!(attention(&outbox), None);
+    let heard = kernel.texts();
+    assert_eq!((heard.len(), heard[0].as_str(), heard[2].as_str()), (3, "m1", "m2"));
+    assert!(heard[1].contains("messages_dropped"), "{heard:?}");
+}
+
+#[test]
+fn replays_that_wait_leave_less_room_for_the_next_and_who_does_not_take_them_is_not_listened_to() {
+    let kernel = Kernel::taking(0);
+    let outbox = outbox(&kernel, 100, 1000);
+    let replay: Vec<Frame> = (1..=30).map(|offset| message("12345678", offset)).collect();
+    assert!(outbox.may_replay(&replay) && outbox.has_room());
+    for frame in &replay {
+        outbox.owe(frame);
+    }
+    assert!(!outbox.may_replay(&replay), "four outboxes are the most");
+    assert!(!outbox.may_replay(&[Frame::plain("x".repeat(1000))]), "nor one of any size");
+    assert!(!outbox.has_room());
+    kernel.take(1_000_000);
+    assert_eq!(attention(&outbox), None);
+    assert!(outbox.may_replay(&replay) && outbox.has_room());
+    assert!(outbox.may_replay(&[Frame::plain("x".repeat(1000))]), "one of any size fits into an empty outbox");
+}
