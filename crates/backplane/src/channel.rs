@@ -4,7 +4,7 @@
 use countersign_protocol::{Address, CallbackId, MessageId, NodeId, TopicName, UserId};
 
 /// A pub/sub channel.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Channel {
     /// Messages for everybody.
     Broadcast,

@@ -3,7 +3,7 @@
 //! nothing. Owned by one node; shared by its hub, its waiters and its subscriber.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -21,8 +21,8 @@ pub struct Interest {
 #[derive(Debug, Default)]
 struct State {
     channels: HashMap<Channel, Entry>,
-    /// Channels whose want and subscription may differ.
-    dirty: HashSet<Channel>,
+    /// Channels whose want and subscription may differ; in an order of their own, so that what follows does not depend on chance.
+    dirty: BTreeSet<Channel>,
     /// Who waits for a channel to be subscribed. Apart, because there are many channels and few who wait.
     confirmations: HashMap<Channel, Vec<oneshot::Sender<()>>>,
 }

@@ -76,7 +76,13 @@ impl Memory {
         self.lock().cut(node);
     }
 
-    /// Lets a node that was cut off come back.
+    /// Breaks a node's subscription until it is restored, and nothing else: its commands go on, as with Redis, where they have
+    /// connections of their own.
+    pub fn deafen(&self, node: &NodeId) {
+        self.lock().deafen(node);
+    }
+
+    /// Lets a node that was cut off or deafened come back.
     pub fn restore(&self, node: &NodeId) {
         self.lock().restore(node);
     }

@@ -48,6 +48,8 @@ pub(super) struct EarId(u64);
 struct Ear {
     node: NodeId,
     cut: bool,
+    /// Only its ear: its commands go on.
+    deaf: bool,
     /// None while the node is interrupted.
     line: Option<Line>,
     restored: Arc<Notify>,
@@ -112,7 +114,7 @@ impl Store {
     pub(super) fn add_ear(&mut self, node: NodeId, restored: Arc<Notify>) -> EarId {
         self.next_ear += 1;
         let id = EarId(self.next_ear);
-        self.ears.insert(id, Ear { node, cut: false, line: None, restored });
+        self.ears.insert(id, Ear { node, cut: false, deaf: false, line: None, restored });
         id
     }
 
@@ -123,7 +125,7 @@ impl Store {
 
     /// A new line for an ear, subscribed to nothing; none while it is cut off.
     pub(super) fn connect(&mut self, id: EarId) -> Option<Inbox> {
-        let ear = self.ears.get_mut(&id).filter(|ear| !ear.cut)?;
+        let ear = self.ears.get_mut(&id).filter(|ear| !ear.cut && !ear.deaf)?;
         let (sender, queue) = mpsc::channel(QUEUE_MESSAGES);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         ear.line = Some(Line { channels: HashSet::new(), queue: sender, queued_bytes: Arc::clone(&queued_bytes) });
@@ -157,9 +159,16 @@ impl Store {
         }
     }
 
+    pub(super) fn deafen(&mut self, node: &NodeId) {
+        for ear in self.ears.values_mut().filter(|ear| ear.node == *node) {
+            ear.deaf = true;
+            ear.line = None;
+        }
+    }
+
     pub(super) fn restore(&mut self, node: &NodeId) {
         for ear in self.ears.values_mut().filter(|ear| ear.node == *node) {
-            ear.cut = false;
+            (ear.cut, ear.deaf) = (false, false);
             ear.restored.notify_one();
         }
     }
