@@ -107,6 +107,8 @@ impl Outbox {
     pub(crate) fn owe(&self, frame: &Frame) {
         let mut queue = self.lock();
         if queue.takes() {
+            // A gap or a replay takes the client elsewhere: what it missed before is told before.
+            queue.tell_dropped();
             queue.add_owed(frame.clone());
         }
         wake(queue, |_| true);

@@ -76,7 +76,6 @@ impl Queue {
 
     /// Adds a frame that is not counted.
     pub(super) fn add_owed(&mut self, frame: Frame) {
-        self.tell_dropped_of(&frame);
         self.owed_frames += 1;
         if frame.position().is_some() {
             self.replayed += frame.len();
@@ -136,7 +135,7 @@ impl Queue {
     }
 
     /// Adds the news of what was left out; whether there is any.
-    fn tell_dropped(&mut self) -> bool {
+    pub(super) fn tell_dropped(&mut self) -> bool {
         let news = self.dropped.as_mut().map(|dropped| dropped.news()).unwrap_or_default();
         let any = !news.is_empty();
         for frame in news {

@@ -306,3 +306,20 @@ fn replays_that_wait_leave_less_room_for_the_next_and_who_does_not_take_them_is_
     assert!(outbox.may_replay(&replay) && outbox.has_room());
     assert!(outbox.may_replay(&[Frame::plain("x".repeat(1000))]), "one of any size fits into an empty outbox");
 }
+
+#[test]
+fn the_news_of_what_was_left_out_comes_before_a_gap_that_takes_the_client_further() {
+    let kernel = Kernel::taking(0);
+    let limits = OutboxLimits { when_full: WhenFull::Drop, ..limits(1 << 20, 1) };
+    let outbox = Outbox::new(limits, None, Box::new(Arc::clone(&kernel)));
+    for offset in 1..=3 {
+        outbox.push(&message(&offset.to_string(), offset));
+    }
+    outbox.owe(&Frame::plain("gap"));
+    kernel.take(usize::MAX >> 1);
+    outbox.write();
+    assert_eq!(attention(&outbox), None);
+    let texts = kernel.texts();
+    assert!(texts[1].starts_with("{\"type\":\"messages_dropped\""), "{texts:?}");
+    assert_eq!((texts[0].as_str(), &texts[2..]), ("1", &["gap".to_owned()][..]));
+}
