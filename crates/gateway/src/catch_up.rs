@@ -12,7 +12,7 @@ use futures_util::{StreamExt, stream};
 
 use crate::{
     error::GatewayError,
-    hub::{Frame, Missed},
+    hub::{Facts, Frame, Missed},
     node::Node,
 };
 
@@ -25,11 +25,13 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub(crate) async fn catch_up(node: Arc<Node>) {
     loop {
         tokio::select! {
+            biased;
             () = node.shutdown.stopped() => return,
             () = node.holes.notified() => {}
         }
         while !round(&node).await {
             tokio::select! {
+                biased;
                 () = node.shutdown.stopped() => return,
                 () = tokio::time::sleep(PAUSE) => {}
             }
@@ -73,7 +75,9 @@ impl Node {
     async fn missed(&self, address: &Address, since: Option<Position>) -> Result<Missed, BackplaneError> {
         let gap = |position: Option<Position>| {
             let topic = address.client_form().to_string();
-            Frame::plain(Event::Gap { topic, recovered: false, position }.to_json())
+            // With its place, so that who was told of more when it came is not told to go back.
+            let facts = Facts { position: position.clone(), ..Facts::default() };
+            Frame::with(Event::Gap { topic, recovered: false, position }.to_json().as_bytes(), facts)
         };
         let Some(since) = since.filter(|_| self.history_of(address).size > 0) else {
             return Ok(Missed::Gap(gap(None), None));
@@ -95,7 +99,10 @@ impl Node {
             (next.position.clone(), next.position.clone())
         };
         let next = if next.complete { frames(address, next) } else { Vec::new() };
-        Ok(Missed::Torn(frames(address, history), gap(Some(told)), next, newest))
+        // Only what follows what they have heard: the gap is told behind it.
+        let follows = history.messages.first().is_some_and(|(offset, _)| *offset == since.offset + 1);
+        let left = if follows { frames(address, history) } else { Vec::new() };
+        Ok(Missed::Torn(left, gap(Some(told)), next, newest))
     }
 }
 

@@ -117,6 +117,8 @@ impl Listener for Relay {
     }
 
     fn resumed(&self) {
+        // Holes that were filled meanwhile were filled too early.
+        self.hub.interrupt();
         tracing::info!("the subscription is back");
         self.holes.notify_one();
     }
@@ -153,3 +155,48 @@ fn is_state(message: &Payload) -> bool {
 const TURN_BYTES: usize = 128 * 1024;
 /// Messages of one turn.
 const TURN_FRAMES: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use countersign_backplane::Interest;
+
+    use super::*;
+    use crate::hub::{Missed, Outbox, OutboxLimits, WhenFull};
+
+    struct Nothing;
+
+    impl crate::hub::Sink for Nothing {
+        fn try_write(&self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::WouldBlock.into())
+        }
+
+        fn poll_writable(&self, _: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+            std::task::Poll::Pending
+        }
+    }
+
+    #[test]
+    fn a_hole_that_was_filled_before_the_interruption_was_over_is_filled_again() {
+        let interest = Interest::new();
+        let hub = Hub::new(Arc::clone(&interest));
+        let relay = Relay {
+            hub: Arc::clone(&hub),
+            waiters: Waiters::new(Arc::clone(&interest)),
+            acks: Waiters::new(Arc::clone(&interest)),
+            registry: Registry::new(&interest, countersign_protocol::NodeId::parse("n").unwrap()),
+            metrics: Arc::new(Metrics::new()),
+            writers: Writers::new(1),
+            longest: 1000,
+            holes: Arc::new(Notify::new()),
+        };
+        let limits = OutboxLimits { bytes: 1000, frames: 10, when_full: WhenFull::Close };
+        let member = hub.enter(Arc::new(Outbox::new(limits, None, Box::new(Nothing))));
+        let joining = member.join(Channel::Broadcast, 10).unwrap();
+        joining.complete(&[], None, &std::collections::HashSet::new());
+        relay.interrupted();
+        hub.release(&Channel::Broadcast, Missed::Gap(Frame::plain("gap"), None));
+        assert_eq!(hub.holding(), []);
+        relay.resumed();
+        assert_eq!(hub.holding(), [(Channel::Broadcast, None)], "more was missed after the gap was told");
+    }
+}

@@ -176,36 +176,7 @@ impl Session {
             joinings.iter().flat_map(|(_, _, joining, watching)| joining.iter().chain(watching)).collect();
         confirmed(all.into_iter()).await?;
         for (address, since, joining, watching) in joinings {
-            let user_id = match &address {
-                Address::User(user) => Some(user.clone()),
-                _ => None,
-            };
-            let confirmed = |position: Option<Position>, recovered: Option<bool>| {
-                let topic = address.client_form().to_string();
-                reply(Event::SubscriptionConfirmed { topic, user_id: user_id.clone(), position, recovered })
-            };
-            let Some(joining) = joining else {
-                // It is a member, and hears where it is, not where the address is: messages may be on their way.
-                self.membership.say_of(&(&address).into(), |heard| confirmed(heard.cloned(), None));
-                self.attend(&address, watching);
-                continue;
-            };
-            let past = self.node.past(&address, since.as_ref()).await?;
-            if !self.membership.outbox().may_replay(&past.missed) {
-                self.membership.outbox().close(close::RESYNC);
-                return Ok(());
-            }
-            let mut first = vec![confirmed(past.position.clone(), past.recovered)];
-            first.extend(past.missed);
-            let mut known = HashSet::new();
-            if let Some(user) = &user_id {
-                self.register(user).await?;
-                let (open, ids) = self.node.open_callback_frames(user).await?;
-                first.extend(open);
-                known = ids;
-                self.become_user(user);
-            }
-            joining.complete(&first, past.position.as_ref(), &known);
+            self.hear(&address, since, joining, reply).await?;
             self.attend(&address, watching);
         }
         Ok(())
@@ -219,6 +190,46 @@ impl Session {
             self.attendance.watch(&self.node, topic);
         }
         self.attendance.enter(&self.node, topic, self.user().as_ref());
+    }
+
+    /// Confirms one subscription, replays what was missed and goes on with what is heard.
+    async fn hear(
+        &self,
+        address: &Address,
+        since: Option<Position>,
+        joining: Option<Joining>,
+        reply: &(dyn Fn(Event) -> Frame + Sync),
+    ) -> Result<(), Wrong> {
+        let user = match address {
+            Address::User(user) => Some(user),
+            Address::Broadcast | Address::Topic(_) => None,
+        };
+        let confirmed = |position, recovered| {
+            let topic = address.client_form().to_string();
+            reply(Event::SubscriptionConfirmed { topic, user_id: user.cloned(), position, recovered })
+        };
+        let Some(joining) = joining else {
+            // It is where it is: the address may be further than what it has heard.
+            self.membership.tell_position(&Channel::from(address), |position| confirmed(position, None));
+            return Ok(());
+        };
+        let past = self.node.past(address, since.as_ref()).await?;
+        if !self.membership.outbox().may_replay(&past.missed) {
+            self.membership.outbox().close(close::RESYNC);
+            return Ok(());
+        }
+        let mut first = vec![confirmed(past.position.clone(), past.recovered)];
+        first.extend(past.missed);
+        let mut known = HashSet::new();
+        if let Some(user) = user {
+            self.register(user).await?;
+            let (open, ids) = self.node.open_callback_frames(user).await?;
+            first.extend(open);
+            known = ids;
+            self.become_user(user);
+        }
+        joining.complete(&first, past.position.as_ref(), &known);
+        Ok(())
     }
 
     /// `unsubscribe`; what is not subscribed is confirmed all the same.
@@ -289,9 +300,10 @@ fn channels_of(address: &Address, presence: bool) -> impl Iterator<Item = Channe
     [Channel::from(address)].into_iter().chain(watched)
 }
 
-async fn confirmed(joinings: impl Iterator<Item = &Joining>) -> Result<(), Wrong> {
-    tokio::time::timeout(CONFIRMED_WITHIN, join_all(joinings.map(Joining::confirmed)))
+async fn confirmed<'a>(joinings: impl Iterator<Item = &'a Joining> + Clone) -> Result<(), Wrong> {
+    tokio::time::timeout(CONFIRMED_WITHIN, join_all(joinings.clone().map(Joining::confirmed)))
         .await
-        .map(drop)
-        .map_err(|_| Wrong::unavailable("the subscription was not confirmed in time"))
+        .map_err(|_| Wrong::unavailable("the subscription was not confirmed in time"))?;
+    joinings.for_each(Joining::reads);
+    Ok(())
 }

@@ -24,6 +24,8 @@ pub(super) struct Member {
 struct Told {
     /// The newest message of the history.
     position: Option<Position>,
+    /// A message of another numbering was heard since, or of a gap.
+    passed: bool,
     /// Open questions.
     questions: HashSet<CallbackId>,
 }
@@ -34,16 +36,28 @@ impl Member {
         Self { connection, outbox, held: Some(Vec::new()), told: None }
     }
 
-    /// Sends `first`, then what was held back and is no repeat; what comes from now on flows.
+    /// Forgets what was held back.
+    pub(super) fn begin_again(&mut self) {
+        if let Some(held) = &mut self.held {
+            held.clear();
+        }
+    }
+
+    /// Sends `first`, then what was held back and is no repeat; what comes from now on flows. When that does not join on to what
+    /// was read, the connection is closed instead: it comes back, and reads again.
     pub(super) fn go_live(&mut self, first: &[Frame], position: Option<&Position>, questions: &HashSet<CallbackId>) {
         self.told = Told::of(position, questions).map(Box::new);
+        let held = self.held.take().unwrap_or_default();
+        let held: Vec<Frame> = held.into_iter().filter(|frame| !self.was_told(frame)).collect();
+        if !joins_on(position, &held) {
+            self.close(close::UNAVAILABLE);
+            return;
+        }
         for frame in first {
             self.outbox.owe(frame);
         }
-        for frame in self.held.take().unwrap_or_default() {
-            if !self.was_told(&frame) {
-                self.outbox.push(&frame);
-            }
+        for frame in held {
+            self.outbox.push(&frame);
         }
     }
 
@@ -72,9 +86,31 @@ impl Member {
     /// The node itself says something, outside of any history.
     pub(super) fn tell(&mut self, frame: &Frame) {
         match &mut self.held {
-            None => self.outbox.owe(frame),
+            // Of a gap before what it was told when it came.
+            None if self.told.as_ref().is_some_and(|told| told.is_beyond(frame)) => {}
+            None => {
+                if let Some(told) = &mut self.told {
+                    told.passed |= frame.position().is_some();
+                }
+                self.outbox.owe(frame);
+            }
             Some(held) => held.push(frame.clone()),
         }
+    }
+
+    /// Its connection is to close.
+    pub(super) fn close(&self, reason: close::Close) {
+        self.outbox.close(reason);
+    }
+
+    /// Whether it hears what is delivered.
+    pub(super) fn is_live(&self) -> bool {
+        self.held.is_none()
+    }
+
+    /// The newest message of which it was told and that it may not have heard.
+    pub(super) fn told(&self) -> Option<&Position> {
+        self.told.as_ref().filter(|told| !told.passed).and_then(|told| told.position.as_ref())
     }
 
     fn put(&self, frames: &[Frame], turn: &mut Turn) {
@@ -93,14 +129,41 @@ impl Member {
     }
 }
 
+/// Whether no message is missing between what was read and what was heard.
+fn joins_on(position: Option<&Position>, held: &[Frame]) -> bool {
+    let Some(mut last) = position else { return true };
+    for frame in held {
+        let Some(heard) = frame.position() else { continue };
+        let next = if heard.epoch == last.epoch { last.offset + 1 } else { 1 };
+        // What is no message may say that some are missing.
+        if frame.may_be_dropped().is_some() && heard.offset > next {
+            return false;
+        }
+        last = heard;
+    }
+    true
+}
+
 /// The most frames that are held back for one joining member: they arrive within one round trip to the backplane.
 const HELD_FRAMES: usize = 10_000;
 
 impl Told {
     fn of(position: Option<&Position>, questions: &HashSet<CallbackId>) -> Option<Self> {
-        // Nothing is older than the first message.
-        let position = position.filter(|position| position.offset > 0).cloned();
-        (position.is_some() || !questions.is_empty()).then(|| Self { position, questions: questions.clone() })
+        // Nothing is older than the beginning of all.
+        let position = position.filter(|position| **position != Position::beginning()).cloned();
+        (position.is_some() || !questions.is_empty()).then(|| Self {
+            position,
+            passed: false,
+            questions: questions.clone(),
+        })
+    }
+
+    /// Whether the member is where this takes it, or beyond.
+    fn is_beyond(&self, frame: &Frame) -> bool {
+        match (frame.position(), &self.position) {
+            (Some(heard), Some(read)) => heard.epoch == read.epoch && heard.offset <= read.offset,
+            _ => false,
+        }
     }
 
     /// Whether this was told; it is forgotten when it cannot be heard again.
@@ -117,6 +180,10 @@ impl Told {
                     self.position = None;
                 }
                 repeated
+            }
+            (Some(_), _) => {
+                self.passed = true;
+                false
             }
             _ => false,
         }

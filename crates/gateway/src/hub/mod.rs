@@ -18,7 +18,10 @@ mod turn;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use countersign_backplane::{Channel, Interest, Wanted};
@@ -45,6 +48,8 @@ struct State {
     connections: Slab<Connected>,
     /// Boxed: the table has room for more than there are.
     rooms: HashMap<Channel, Box<Room>>,
+    /// How often the subscription broke or came back.
+    interruptions: u64,
 }
 
 #[derive(Debug)]
@@ -67,6 +72,8 @@ pub(crate) struct Joining {
     hub: Arc<Hub>,
     connection: usize,
     wanted: Wanted,
+    /// How many interruptions there had been when what came before was read.
+    interruptions: AtomicU64,
     completed: bool,
 }
 
@@ -115,21 +122,33 @@ impl Hub {
         }
     }
 
-    /// The subscription is interrupted: every address, and who joins and leaves it, holds back what follows until
-    /// [`Self::release`].
+    /// The subscription is interrupted, or was until now: every address, and who joins and leaves it, holds back what follows
+    /// until [`Self::release`]. Told at both ends, because whoever fills holes can do so before the interruption is over.
     pub(crate) fn interrupt(&self) {
-        for (channel, room) in &mut self.lock().rooms {
-            if channel.address().is_some() || matches!(channel, Channel::Presence(_)) {
+        let mut state = self.lock();
+        state.interruptions += 1;
+        for (channel, room) in &mut state.rooms {
+            // Who is still joining reads after this, or does not join.
+            let fillable = channel.address().is_some() || matches!(channel, Channel::Presence(_));
+            if fillable && room.is_live() {
                 room.hold();
             }
         }
     }
 
-    /// The addresses that hold back what follows, and up to where their members have heard.
+    /// The addresses that hold back what follows, and up to where their members have heard; in an order that does not depend on
+    /// chance.
     pub(crate) fn holding(&self) -> Vec<(Channel, Option<Position>)> {
-        let state = self.lock();
-        let holding = state.rooms.iter().filter(|(_, room)| room.holds());
-        holding.map(|(channel, room)| (channel.clone(), room.last().cloned())).collect()
+        let mut state = self.lock();
+        let holding = state.rooms.iter_mut().filter(|(_, room)| room.holds());
+        let look = |(channel, room): (&Channel, &mut Box<Room>)| {
+            room.looked_at();
+            (channel.clone(), room.last().cloned())
+        };
+        let mut holding: Vec<_> = holding.map(look).collect();
+        drop(state);
+        holding.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        holding
     }
 
     /// Fills the hole of an address, or tells it, and lets the rest flow. Whether that shows another hole.
@@ -214,7 +233,8 @@ impl Membership {
     /// `most` rooms.
     pub(crate) fn join(&self, channel: Channel, most: usize) -> Result<Joining, NotJoined> {
         let mut state = self.hub.lock();
-        let State { connections, rooms } = &mut *state;
+        let State { connections, rooms, interruptions } = &mut *state;
+        let interruptions = AtomicU64::new(*interruptions);
         let connected = connections.get_mut(self.connection).expect("a membership's connection is in the hub");
         if connected.channels.contains(&channel) {
             return Err(NotJoined::Already);
@@ -226,7 +246,15 @@ impl Membership {
         let wanted = self.hub.interest.want(channel.clone());
         let room = rooms.entry(channel.clone()).or_insert_with(|| Box::new(Room::new(self.hub.interest.want(channel))));
         room.members.push(Member::joining(self.connection, Arc::clone(&self.outbox)));
-        Ok(Joining { hub: Arc::clone(&self.hub), connection: self.connection, wanted, completed: false })
+        Ok(Joining { hub: Arc::clone(&self.hub), connection: self.connection, wanted, interruptions, completed: false })
+    }
+
+    /// Says something to a live member of a room: where it is there.
+    pub(crate) fn tell_position(&self, channel: &Channel, say: impl FnOnce(Option<Position>) -> Frame) {
+        // Under the lock, so that nothing is delivered in between.
+        let state = self.hub.lock();
+        let position = state.rooms.get(channel).and_then(|room| room.position_of(self.connection));
+        self.outbox.owe(&say(position));
     }
 
     /// Holds back what a member of a room hears from now on, as when it joined; `None` when it is no member.
@@ -235,7 +263,14 @@ impl Membership {
         let room = state.rooms.get_mut(channel)?;
         room.members.iter_mut().find(|member| member.connection == self.connection)?.hold_back();
         let wanted = self.hub.interest.want(channel.clone());
-        Some(Joining { hub: Arc::clone(&self.hub), connection: self.connection, wanted, completed: false })
+        let interruptions = AtomicU64::new(state.interruptions);
+        Some(Joining {
+            hub: Arc::clone(&self.hub),
+            connection: self.connection,
+            wanted,
+            interruptions,
+            completed: false,
+        })
     }
 
     /// Whether the connection could be in these rooms too, with at most `most` in all.
@@ -244,16 +279,6 @@ impl Membership {
         let Some(connected) = state.connections.get(self.connection) else { return false };
         let new = channels.filter(|channel| !connected.channels.contains(channel)).count();
         connected.channels.len() + new <= most
-    }
-
-    /// Says something of a room to this member, who knows what it has heard by then: up to the position that `say` is given.
-    pub(crate) fn say_of(&self, channel: &Channel, say: impl FnOnce(Option<&Position>) -> Frame) {
-        let mut state = self.hub.lock();
-        let Some(room) = state.rooms.get_mut(channel) else { return };
-        let frame = say(room.last());
-        if let Some(member) = room.members.iter_mut().find(|member| member.connection == self.connection) {
-            member.tell(&frame);
-        }
     }
 
     /// Whether the connection is in a room.
@@ -283,14 +308,32 @@ impl Joining {
         self.wanted.confirmed().await;
     }
 
+    /// The subscription is confirmed, and what came before is read after this: what was heard until now was left from a
+    /// subscription before, and is part of it.
+    pub(crate) fn reads(&self) {
+        let mut state = self.hub.lock();
+        self.interruptions.store(state.interruptions, Ordering::Relaxed);
+        let room = state.rooms.get_mut(self.wanted.channel());
+        let member = room.and_then(|room| room.members.iter_mut().find(|member| member.connection == self.connection));
+        if let Some(member) = member {
+            member.begin_again();
+        }
+    }
+
     /// Sends `first`, then what was held back but is newer than `position` and no question of `known`, and makes the
     /// member live; what is heard later of these is not repeated either. All in one step: no other frame of this room can
-    /// come between.
+    /// come between. When the subscription was interrupted since the reading, messages may be missing that neither was read nor
+    /// will be heard: the connection is closed then, and comes back.
     pub(crate) fn complete(mut self, first: &[Frame], position: Option<&Position>, known: &HashSet<CallbackId>) {
         self.completed = true;
         let mut state = self.hub.lock();
+        let overtaken = state.interruptions != self.interruptions.load(Ordering::Relaxed);
         let Some(room) = state.rooms.get_mut(self.wanted.channel()) else { return };
         let Some(member) = room.members.iter_mut().find(|member| member.connection == self.connection) else { return };
+        if overtaken {
+            member.close(close::UNAVAILABLE);
+            return;
+        }
         member.go_live(first, position, known);
         room.begin_at(position);
     }

@@ -13,10 +13,12 @@ pub(super) struct Room {
     /// Keeps the channel subscribed as long as there are members.
     _wanted: Wanted,
     pub(super) members: Vec<Member>,
-    /// The newest message that the room has heard; before that, the oldest position that a member was told when it came.
+    /// The newest message that the members have heard; before they have heard any, the oldest of which one was told when it came.
     last: Option<Position>,
-    /// Whether the room has heard it. Until then a member may have read more than others, and each knows its own repeats.
+    /// Whether they have heard it. What one was told when it came, another may still have to hear.
     heard: bool,
+    /// Members were told of different numberings, and nobody knows which is the older one.
+    apart: bool,
     /// What was heard since the hole; `None` while there is none.
     held: Option<Held>,
 }
@@ -26,6 +28,8 @@ struct Held {
     frames: Vec<Frame>,
     /// A message without a place in the history did not fit: that it is missing would not show.
     lost: bool,
+    /// Another interruption came since somebody began to look what is missing.
+    overtaken: bool,
 }
 
 /// Where a frame belongs.
@@ -53,7 +57,7 @@ pub(crate) enum Missed {
 impl Room {
     pub(super) fn new(wanted: Wanted) -> Self {
         // Most rooms are of one user with one device.
-        Self { _wanted: wanted, members: Vec::with_capacity(1), last: None, heard: false, held: None }
+        Self { _wanted: wanted, members: Vec::with_capacity(1), last: None, heard: false, apart: false, held: None }
     }
 
     /// Frames were heard. Whether they show a hole that somebody has to fill.
@@ -100,25 +104,57 @@ impl Room {
             Some(_) if position.offset > 1 => return Place::Behind(true),
             last => *last = Some(position.clone()),
         }
-        self.heard = true;
+        (self.heard, self.apart) = (true, false);
         Place::Next
     }
 
-    /// A member was told the position. It is the room's while the room has heard nothing, and no other member was told an
-    /// earlier one: what lies between is still to come to that one.
+    /// A member was told the position. Until something is heard, the room is where the member is that was told the oldest: two
+    /// may come at the same time and have read one after the other.
     pub(super) fn begin_at(&mut self, position: Option<&Position>) {
-        let earlier = match (&self.last, position) {
-            (Some(last), Some(told)) => !self.heard && last.epoch == told.epoch && told.offset < last.offset,
-            (last, _) => last.is_none(),
-        };
-        if earlier {
-            self.last = position.cloned();
+        match (&mut self.last, position) {
+            (None, _) => self.last = position.cloned(),
+            (Some(last), Some(position)) if !self.heard => {
+                self.apart |= last.epoch != position.epoch;
+                if last.epoch == position.epoch {
+                    last.offset = last.offset.min(position.offset);
+                }
+            }
+            _ => {}
         }
     }
 
-    /// From now on messages may be missing.
+    /// Whether anybody hears what is delivered.
+    pub(super) fn is_live(&self) -> bool {
+        self.members.iter().any(Member::is_live)
+    }
+
+    /// Up to where a member has heard or was told.
+    pub(super) fn position_of(&self, connection: usize) -> Option<Position> {
+        let member = self.members.iter().find(|member| member.connection == connection);
+        match (member.and_then(Member::told), &self.last) {
+            (Some(told), Some(last)) if told.epoch == last.epoch && told.offset < last.offset => Some(last.clone()),
+            (Some(told), _) => Some(told.clone()),
+            (None, last) => last.clone(),
+        }
+    }
+
+    /// From now on messages may be missing; also beyond what somebody has read of a hole that there is already.
     pub(super) fn hold(&mut self) {
-        self.held.get_or_insert_default();
+        match &mut self.held {
+            Some(held) => {
+                held.overtaken = true;
+                // Whoever looks anew finds them in the history, or it is told that they are missing.
+                held.frames.retain(|frame| frame.position().is_none());
+            }
+            None => self.held = Some(Held::default()),
+        }
+    }
+
+    /// Somebody begins to look what is missing.
+    pub(super) fn looked_at(&mut self) {
+        if let Some(held) = &mut self.held {
+            held.overtaken = false;
+        }
     }
 
     /// Whether what follows is held back.
@@ -126,13 +162,16 @@ impl Room {
         self.held.is_some()
     }
 
-    /// Up to where the members have heard.
+    /// Up to where the members have heard, if that is one place.
     pub(super) fn last(&self) -> Option<&Position> {
-        self.last.as_ref()
+        self.last.as_ref().filter(|_| !self.apart)
     }
 
     /// Fills the hole, or tells it, and goes on with what was held back. Whether that shows another hole.
     pub(super) fn release(&mut self, missed: Missed, turn: &mut Turn) -> bool {
+        if self.held.as_ref().is_some_and(|held| held.overtaken) {
+            return true;
+        }
         let Some(held) = self.held.take() else { return false };
         match missed {
             Missed::Messages(frames, position) => {
@@ -144,14 +183,20 @@ impl Room {
                 self.last = position;
             }
             Missed::Torn(left, told, next, position) => {
-                self.deliver(&left, turn);
+                // Who came since was told of the new numbering, or is about to be, and the old one is not for it.
+                let old =
+                    |member: &Member| member.is_live() && member.told().is_none_or(|told| told.epoch != position.epoch);
+                for member in self.members.iter_mut().filter(|member| old(member)) {
+                    turn.delivers(&left, 1);
+                    member.take(&left, turn);
+                }
                 self.tell(&told);
                 self.deliver(&next, turn);
                 self.last = Some(position);
             }
         }
         // Everybody was handed all up to there, or was told.
-        self.heard = self.last.is_some();
+        (self.heard, self.apart) = (self.last.is_some(), false);
         let opened_by = held.frames.iter().find_map(Frame::position);
         for (at, frame) in held.frames.iter().enumerate() {
             if self.hear(std::slice::from_ref(frame), turn) {

@@ -1,5 +1,7 @@
 //! The order of words in rooms, as plain tests: no runtime, no clock.
 
+mod joining;
+
 use std::{
     cell::Cell,
     ops::Deref,
@@ -335,7 +337,7 @@ fn a_member_that_asks_again_hears_where_it_is_and_not_where_the_address_is() {
     let alice = connect(&hub);
     live(&alice, &topic("a"));
     deliver(&hub, [(topic("a"), at("1", "e", 1)), (topic("a"), at("2", "e", 2))]);
-    alice.say_of(&topic("a"), |heard| Frame::plain(format!("at {}", heard.unwrap().offset)));
+    alice.tell_position(&topic("a"), |heard| Frame::plain(format!("at {}", heard.unwrap().offset)));
     deliver(&hub, [(topic("a"), at("3", "e", 3))]);
     assert_eq!(sent(&alice), ["1", "2", "at 2", "3"]);
 }
