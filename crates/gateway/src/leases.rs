@@ -232,6 +232,7 @@ pub(crate) async fn keep<K: Ord + Clone, W: Write<K>>(
         if batch.is_empty() {
             let wake_at = retry_at.map_or(round.next, |retry_at| retry_at.min(round.next));
             tokio::select! {
+                biased;
                 () = &mut stopped => break,
                 () = leases.changed.notified() => {}
                 () = sleep_until(wake_at) => {}

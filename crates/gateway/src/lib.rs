@@ -65,6 +65,8 @@ mod seldom;
 mod server;
 mod session;
 mod shutdown;
+#[cfg(test)]
+mod simulation;
 pub mod status;
 mod subscriptions;
 mod tasks;

@@ -79,6 +79,28 @@ impl Node {
     /// Builds a node and starts its own tasks. Redis may be away: the node is then not ready until it comes.
     pub(crate) fn start(config: Config) -> Result<Arc<Self>, StartError> {
         config.validate()?;
+        let node = config.node_id.clone();
+        let options = (!config.redis_urls.is_empty()).then(|| RedisOptions {
+            urls: config.redis_urls.iter().map(|url| url.expose_secret().to_owned()).collect(),
+            wait_replicas: config.redis_wait_replicas,
+            tls: redis::TlsFiles {
+                ca: config.redis_tls_ca_file.clone(),
+                certificate: config.redis_tls_cert_file.clone(),
+                key: config.redis_tls_key_file.clone(),
+            },
+            node: node.clone(),
+        });
+        Self::start_on(config, |settings, interest, relay| match options {
+            Some(options) => Ok(redis::connect(options, settings, interest, relay)?),
+            None => Ok(Memory::new(settings).node(node, interest, relay)),
+        })
+    }
+
+    /// The same on a backplane that `connect` makes.
+    pub(crate) fn start_on(
+        config: Config,
+        connect: impl FnOnce(Settings, Arc<Interest>, Arc<dyn Listener>) -> Result<Arc<dyn Backplane>, StartError>,
+    ) -> Result<Arc<Self>, StartError> {
         let interest = Interest::new();
         let hub = Hub::new(Arc::clone(&interest));
         let waiters = Waiters::new(Arc::clone(&interest));
@@ -104,21 +126,7 @@ impl Node {
             callback_user_limit: config.callback_user_limit,
             ..Settings::default()
         };
-        let backplane: Arc<dyn Backplane> = if config.redis_urls.is_empty() {
-            Memory::new(settings).node(config.node_id.clone(), interest, relay)
-        } else {
-            let options = RedisOptions {
-                urls: config.redis_urls.iter().map(|url| url.expose_secret().to_owned()).collect(),
-                wait_replicas: config.redis_wait_replicas,
-                tls: redis::TlsFiles {
-                    ca: config.redis_tls_ca_file.clone(),
-                    certificate: config.redis_tls_cert_file.clone(),
-                    key: config.redis_tls_key_file.clone(),
-                },
-                node: config.node_id.clone(),
-            };
-            redis::connect(options, settings, interest, relay)?
-        };
+        let backplane = connect(settings, interest, relay)?;
         let node = Arc::new(Self {
             producers: Producers::new(&config),
             places: Arc::new(Semaphore::new(config.max_connections)),

@@ -116,6 +116,7 @@ pub(crate) async fn announce(node: Arc<Node>) {
         // A failure is counted by the backplane; the next announcement follows soon.
         node.backplane.announce(&node.config.node_id, status, TTL).await.ok();
         tokio::select! {
+            biased;
             () = node.shutdown.stopped() => break,
             () = tokio::time::sleep(INTERVAL) => {}
         }

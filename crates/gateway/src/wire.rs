@@ -21,6 +21,9 @@ pub(crate) enum Ear {
     Tcp(tcp::OwnedReadHalf),
     /// Of one end of a pair, where the other belongs to a server that is not ours, such as one with TLS.
     Pair(unix::OwnedReadHalf),
+    /// In the simulation.
+    #[cfg(test)]
+    Simulated(crate::simulation::ServerEar),
 }
 
 /// What the client is told.
@@ -30,6 +33,9 @@ pub(crate) enum Mouth {
     Tcp(tcp::OwnedWriteHalf),
     /// As [`Ear::Pair`].
     Pair(unix::OwnedWriteHalf),
+    /// In the simulation.
+    #[cfg(test)]
+    Simulated(crate::simulation::ServerMouth),
 }
 
 /// Both halves of a connection from the network.
@@ -51,6 +57,8 @@ impl Ear {
         let read = match self {
             Self::Tcp(half) => Pin::new(half).poll_read(cx, &mut buffer),
             Self::Pair(half) => Pin::new(half).poll_read(cx, &mut buffer),
+            #[cfg(test)]
+            Self::Simulated(ear) => ear.poll_read(cx, &mut buffer),
         };
         ready!(read)?;
         Poll::Ready(Ok(buffer.filled().len()))
@@ -62,6 +70,8 @@ impl Sink for Mouth {
         match self {
             Self::Tcp(half) => half.try_write(bytes),
             Self::Pair(half) => half.try_write(bytes),
+            #[cfg(test)]
+            Self::Simulated(mouth) => mouth.try_write(bytes),
         }
     }
 
@@ -69,6 +79,8 @@ impl Sink for Mouth {
         match self {
             Self::Tcp(half) => half.as_ref().poll_write_ready(cx),
             Self::Pair(half) => half.as_ref().poll_write_ready(cx),
+            #[cfg(test)]
+            Self::Simulated(mouth) => mouth.poll_writable(cx),
         }
     }
 }

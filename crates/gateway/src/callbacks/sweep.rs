@@ -13,6 +13,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) async fn sweep(node: Arc<Node>) {
     loop {
         tokio::select! {
+            biased;
             () = node.shutdown.stopped() => return,
             () = tokio::time::sleep(INTERVAL.mul_f64(0.5 + fastrand::f64())) => {}
         }

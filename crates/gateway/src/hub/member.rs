@@ -7,6 +7,8 @@ use std::{collections::HashSet, sync::Arc};
 use countersign_protocol::{CallbackId, Position, close};
 
 use super::{Frame, Outbox, Turn};
+#[cfg(test)]
+use crate::simulation::Flaw;
 
 /// See the module.
 #[derive(Debug)]
@@ -69,6 +71,8 @@ impl Member {
     /// Frames were heard.
     pub(super) fn take(&mut self, frames: &[Frame], turn: &mut Turn) {
         match &mut self.held {
+            #[cfg(test)]
+            Some(_) if Flaw::JoinsDeaf.is_made() => {}
             None if self.told.is_none() => self.put(frames, turn),
             None => {
                 for frame in frames {
@@ -120,6 +124,10 @@ impl Member {
     }
 
     fn was_told(&mut self, frame: &Frame) -> bool {
+        #[cfg(test)]
+        if Flaw::ForgetsTold.is_made() {
+            return false;
+        }
         let Some(told) = &mut self.told else { return false };
         let repeated = told.repeats(frame);
         if told.position.is_none() && told.questions.is_empty() {

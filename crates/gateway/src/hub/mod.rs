@@ -127,6 +127,10 @@ impl Hub {
     pub(crate) fn interrupt(&self) {
         let mut state = self.lock();
         state.interruptions += 1;
+        #[cfg(test)]
+        if crate::simulation::Flaw::IgnoresInterruptions.is_made() {
+            return;
+        }
         for (channel, room) in &mut state.rooms {
             // Who is still joining reads after this, or does not join.
             let fillable = channel.address().is_some() || matches!(channel, Channel::Presence(_));
@@ -178,6 +182,12 @@ impl Hub {
         self.lock().connections.iter().map(|(_, connected)| connected.outbox.take_dropped()).sum()
     }
 
+    /// Frames and bytes that count in each outbox.
+    #[cfg(test)]
+    pub(crate) fn counted(&self) -> Vec<(usize, usize)> {
+        self.lock().connections.iter().map(|(_, connected)| connected.outbox.counted()).collect()
+    }
+
     /// Connections that are in the hub, and frames that wait in their outboxes.
     pub(crate) fn load(&self) -> Load {
         let state = self.lock();
@@ -216,6 +226,10 @@ impl State {
         let Some(room) = self.rooms.get_mut(channel) else { return };
         if let Some(at) = room.members.iter().position(|member| member.connection == connection) {
             room.members.swap_remove(at);
+        }
+        #[cfg(test)]
+        if crate::simulation::Flaw::KeepsRooms.is_made() {
+            return;
         }
         if room.members.is_empty() {
             self.rooms.remove(channel);

@@ -197,6 +197,12 @@ impl Outbox {
         self.lock().len()
     }
 
+    /// Frames and bytes that count against the limits.
+    #[cfg(test)]
+    pub(crate) fn counted(&self) -> (usize, usize) {
+        self.lock().counted()
+    }
+
     /// Bytes that the kernel has taken, ever: whoever reads slowly is there all the same.
     pub(crate) fn written(&self) -> u64 {
         self.lock().written_ever()

@@ -6,6 +6,8 @@ use countersign_backplane::Wanted;
 use countersign_protocol::Position;
 
 use super::{Frame, Turn, member::Member};
+#[cfg(test)]
+use crate::simulation::Flaw;
 
 /// See the module.
 #[derive(Debug)]
@@ -90,6 +92,10 @@ impl Room {
             return Place::Behind(false);
         }
         let Some(position) = frame.position() else { return Place::Next };
+        #[cfg(test)]
+        if Flaw::IgnoresHoles.is_made() {
+            return Place::Next;
+        }
         match &mut self.last {
             Some(last) if last.epoch == position.epoch => {
                 if position.offset <= last.offset && self.heard {
@@ -173,6 +179,8 @@ impl Room {
             return true;
         }
         let Some(held) = self.held.take() else { return false };
+        #[cfg(test)]
+        let held = if Flaw::ForgetsHeld.is_made() { Held::default() } else { held };
         match missed {
             Missed::Messages(frames, position) => {
                 self.deliver(&frames, turn);
