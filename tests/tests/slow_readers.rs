@@ -13,13 +13,14 @@ async fn node(redis: &RedisServer) -> Node {
     builder.env("HISTORY_SIZE", "5000").start().await
 }
 
-/// Publishes numbers, from the next one on, until the node has left some out.
-async fn publish_until_some_are_left_out(node: &Node, from: u64) -> u64 {
-    let mut n = from;
+/// Publishes numbers until the node has left some out, though `quick` hears each; the number after the last.
+async fn publish_until_some_are_left_out(node: &Node, quick: &mut Device) -> u64 {
+    let mut n = 1;
     while node.metric("countersign_messages_dropped_total", "").await == 0.0 {
         for _ in 0..50 {
             let message = json!({"type": "number", "n": n, "padding": "x".repeat(20_000)});
             node.api().post("/v1/topics/room:1/messages", &message).await.expect_status(200);
+            assert_eq!(quick.expect_type("number").await["n"], n, "one slow reader is nothing to the others");
             n += 1;
         }
         assert!(n < 4000, "nothing was left out of {n} messages to a client that does not read");
@@ -50,11 +51,7 @@ async fn a_slow_reader_hears_what_it_misses_before_it_hears_more_and_history_giv
     slow.next_of("subscription_confirmed").await;
     let mut quick = Device::of_user(&node.ws_url(), "quick").await;
     quick.subscribe("room:1").await;
-
-    let published = publish_until_some_are_left_out(&node, 1).await;
-    for n in 1..published {
-        assert_eq!(quick.expect_type("number").await["n"], n, "one slow reader is nothing to the others");
-    }
+    let published = publish_until_some_are_left_out(&node, &mut quick).await;
 
     // Now it reads: what had waited, in order, then what it has missed, told once.
     let mut heard = 0;
@@ -87,7 +84,9 @@ async fn a_question_is_never_left_out_so_it_closes_the_connection_that_has_no_ro
     let node = node(&redis).await;
     let mut slow = RawClient::with_window(&node, "/ws?user_id=slow&topic=room:1", 4096).await;
     slow.next_of("subscription_confirmed").await;
-    publish_until_some_are_left_out(&node, 1).await;
+    let mut quick = Device::of_user(&node.ws_url(), "quick").await;
+    quick.subscribe("room:1").await;
+    publish_until_some_are_left_out(&node, &mut quick).await;
     node.api()
         .ask(
             "slow",

@@ -139,7 +139,8 @@ impl Session {
         if !self.membership.has_room_for(channels.iter(), self.node.config.topics + FIRST_ROOMS) {
             return Err(Wrong::too_many(self.node.config.topics));
         }
-        let rejoins = wanted.iter().any(|wanted| wanted.since.is_some() && self.membership.is_in(&(&wanted.address).into()));
+        let rejoins =
+            wanted.iter().any(|wanted| wanted.since.is_some() && self.membership.is_in(&(&wanted.address).into()));
         let joined = self.join_all(wanted, presence, reply).await;
         if rejoins && joined.is_err() {
             // It may hear less now than before it asked, and would not know: it comes back and says what it wants.
