@@ -281,12 +281,11 @@ fn each_once(user: Option<UserId>, subscriptions: Vec<Subscription>) -> Vec<Subs
     let mut each: Vec<Subscription> = Vec::new();
     let mut places: HashMap<Address, usize> = HashMap::new();
     for wanted in user.into_iter().chain(subscriptions) {
-        match places.get(&wanted.address).and_then(|at| each.get_mut(*at)) {
-            Some(first) => first.since = first.since.take().or(wanted.since),
-            None => {
-                places.insert(wanted.address.clone(), each.len());
-                each.push(wanted);
-            }
+        if let Some(first) = places.get(&wanted.address).and_then(|at| each.get_mut(*at)) {
+            first.since = first.since.take().or(wanted.since);
+        } else {
+            places.insert(wanted.address.clone(), each.len());
+            each.push(wanted);
         }
     }
     each
