@@ -20,6 +20,8 @@ pub(crate) const SERVER_CORE: u32 = 0;
 pub(crate) const LOAD_CORE: u32 = 1;
 /// How long a server may take until it is ready.
 const START_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a server that is asked to end may take, before it is killed.
+const ASKED_FOR: Duration = Duration::from_millis(500);
 /// Exit status of a process that a signal ended, as shells give it for SIGINT.
 const INTERRUPTED: i32 = 130;
 
@@ -46,6 +48,13 @@ impl Drop for Started {
 
 fn end(child: &Mutex<Child>) {
     let mut child = child.lock().unwrap_or_else(PoisonError::into_inner);
+    // Asked first: a server with workers of its own takes them along, and leaves them behind when it is killed.
+    if matches!(child.try_wait(), Ok(None)) && Command::new("kill").arg(child.id().to_string()).status().is_ok() {
+        let asked = Instant::now();
+        while asked.elapsed() < ASKED_FOR && matches!(child.try_wait(), Ok(None)) {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
     // Both fail only when it has ended already.
     drop(child.kill());
     drop(child.wait());
