@@ -416,7 +416,7 @@ impl Metrics {
     }
 }
 
-/// See [`Metrics::summary`].
+/// What a node has done since it started, in numbers.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 pub struct Summary {
     /// Accepted since start.

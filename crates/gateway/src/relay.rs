@@ -147,9 +147,11 @@ impl Frame {
 
 /// Whether it says what became of a callback or a task: a client that missed it would show what is over.
 fn is_state(message: &Payload) -> bool {
-    [r#"{"type":"callback_resolved""#, r#"{"type":"task_cancelled""#].iter().any(|of| message.as_str().starts_with(of))
+    STATE.iter().any(|beginning| message.bytes().starts_with(beginning))
 }
 
+/// How the backplane and the gateway begin these events.
+const STATE: [&[u8]; 2] = [br#"{"type":"callback_resolved""#, br#"{"type":"task_cancelled""#];
 /// Of one turn, so that memory and the time until the next turn are bounded: a socket's buffer takes about as much, and nothing
 /// is gained by longer writes.
 const TURN_BYTES: usize = 128 * 1024;

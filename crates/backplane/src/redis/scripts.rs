@@ -5,46 +5,28 @@ use std::sync::LazyLock;
 
 use redis::{Cmd, Pipeline, Script, ScriptInvocation};
 
-/// Every verb.
-#[derive(Debug)]
-pub(super) struct Scripts {
-    pub(super) open: Script,
-    pub(super) confirm: Script,
-    pub(super) read: Script,
-    pub(super) withdraw: Script,
-    pub(super) cancel_task: Script,
-    pub(super) cancel_tasks_named: Script,
-    pub(super) task: Script,
-    pub(super) open_callbacks: Script,
-    pub(super) list: Script,
-    pub(super) sweep: Script,
-    pub(super) start_heartbeat: Script,
-    pub(super) stop_heartbeat: Script,
-    pub(super) beat: Script,
-    pub(super) open_receipt: Script,
-    pub(super) deliver: Script,
-    pub(super) ack: Script,
-    pub(super) publish: Script,
-    pub(super) history: Script,
-    pub(super) position: Script,
-    pub(super) announce: Script,
-    pub(super) claim_replies: Script,
-    pub(super) reply: Script,
-    pub(super) inbox_hold: Script,
-    pub(super) inbox_release: Script,
-    pub(super) inbox_next: Script,
-    pub(super) inbox_done: Script,
-    pub(super) inbox_bury: Script,
-    pub(super) hold_places: Script,
-    pub(super) members: Script,
-    pub(super) connect: Script,
-    pub(super) hold_connections: Script,
-    pub(super) user_connections: Script,
-    pub(super) disconnect: Script,
+/// Every verb, once: its field, and where its text comes from.
+macro_rules! scripts {
+    ($($verb:ident: $script:expr,)*) => {
+        /// Every verb.
+        #[derive(Debug)]
+        pub(super) struct Scripts {
+            $(pub(super) $verb: Script,)*
+        }
+
+        /// The scripts, with their digests.
+        pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts { $($verb: $script,)* });
+
+        impl Scripts {
+            /// All of them, to be loaded when a connection is made.
+            pub(super) fn all(&self) -> impl Iterator<Item = &Script> {
+                [$(&self.$verb),*].into_iter()
+            }
+        }
+    };
 }
 
-/// The scripts, with their digests.
-pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
+scripts! {
     open: on_callbacks(include_str!("lua/open.lua")),
     confirm: on_callbacks(include_str!("lua/confirm.lua")),
     read: on_callbacks(include_str!("lua/read.lua")),
@@ -78,82 +60,6 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
     hold_connections: after(include_str!("lua/connections.lua"), include_str!("lua/hold_connections.lua")),
     user_connections: after(include_str!("lua/connections.lua"), include_str!("lua/user_connections.lua")),
     disconnect: after(include_str!("lua/connections.lua"), include_str!("lua/disconnect.lua")),
-});
-
-impl Scripts {
-    /// All of them, to be loaded when a connection is made.
-    pub(super) fn all(&self) -> [&Script; 33] {
-        let Self {
-            open,
-            confirm,
-            read,
-            withdraw,
-            cancel_task,
-            cancel_tasks_named,
-            task,
-            open_callbacks,
-            list,
-            sweep,
-            start_heartbeat,
-            stop_heartbeat,
-            beat,
-            open_receipt,
-            deliver,
-            ack,
-            publish,
-            history,
-            position,
-            announce,
-            claim_replies,
-            reply,
-            inbox_hold,
-            inbox_release,
-            inbox_next,
-            inbox_done,
-            inbox_bury,
-            hold_places,
-            members,
-            connect,
-            hold_connections,
-            user_connections,
-            disconnect,
-        } = self;
-        [
-            open,
-            confirm,
-            read,
-            withdraw,
-            cancel_task,
-            cancel_tasks_named,
-            task,
-            open_callbacks,
-            list,
-            sweep,
-            start_heartbeat,
-            stop_heartbeat,
-            beat,
-            open_receipt,
-            deliver,
-            ack,
-            publish,
-            history,
-            position,
-            announce,
-            claim_replies,
-            reply,
-            inbox_hold,
-            inbox_release,
-            inbox_next,
-            inbox_done,
-            inbox_bury,
-            hold_places,
-            members,
-            connect,
-            hold_connections,
-            user_connections,
-            disconnect,
-        ]
-    }
 }
 
 /// What verbs of callbacks share.

@@ -36,7 +36,7 @@ pub const TABLE: &[(&str, &str, &str)] = &[
     (
         "countersign_delivery_seconds",
         "histogram",
-        "From hearing a message to handing it to the kernel; one observation for each write, of its oldest message. Grows when the node has too little CPU.",
+        "From hearing messages to having handed them to the kernel for every connection; one observation for each turn, which is all that one read brought. Grows when the node has too little CPU.",
     ),
     (
         "countersign_holes_total",
