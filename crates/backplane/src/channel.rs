@@ -24,6 +24,39 @@ pub enum Channel {
     Node(NodeId),
 }
 
+/// A channel that somebody else's bytes name: what is looked up for each publication, without a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Named<'a> {
+    Broadcast,
+    User(&'a [u8]),
+    Topic(&'a [u8]),
+    Presence(&'a [u8]),
+    Guests,
+    Answer(CallbackId),
+    Ack(MessageId),
+    Node(&'a [u8]),
+}
+
+impl<'a> Named<'a> {
+    /// Reads what [`Channel::name`] writes; `None` for a name that no channel has.
+    pub(crate) fn read(name: &'a [u8]) -> Option<Self> {
+        let id = |bytes| std::str::from_utf8(bytes).ok();
+        let colon = name.iter().position(|byte| *byte == b':');
+        let (kind, rest) = name.split_at(colon.unwrap_or(name.len()));
+        Some(match (kind, rest.split_first().map(|(_, rest)| rest)) {
+            (b"broadcast", None) => Self::Broadcast,
+            (b"user", Some(id)) => Self::User(id),
+            (b"topic", Some(name)) => Self::Topic(name),
+            (b"presence", Some(name)) => Self::Presence(name),
+            (b"guests", None) => Self::Guests,
+            (b"answer", Some(bytes)) => Self::Answer(CallbackId::parse(id(bytes)?).ok()?),
+            (b"ack", Some(bytes)) => Self::Ack(MessageId::parse(id(bytes)?).ok()?),
+            (b"node", Some(id)) => Self::Node(id),
+            _ => return None,
+        })
+    }
+}
+
 impl From<&Address> for Channel {
     fn from(address: &Address) -> Self {
         match address {
@@ -45,6 +78,20 @@ impl Channel {
         }
     }
 
+    /// As somebody else's bytes would name it.
+    pub(crate) fn named(&self) -> Named<'_> {
+        match self {
+            Self::Broadcast => Named::Broadcast,
+            Self::User(id) => Named::User(id.as_str().as_bytes()),
+            Self::Topic(name) => Named::Topic(name.as_str().as_bytes()),
+            Self::Presence(name) => Named::Presence(name.as_str().as_bytes()),
+            Self::Guests => Named::Guests,
+            Self::Answer(id) => Named::Answer(*id),
+            Self::Ack(id) => Named::Ack(*id),
+            Self::Node(id) => Named::Node(id.as_str().as_bytes()),
+        }
+    }
+
     /// The name without the prefix: all that follows the first colon of `cs:user:alice`.
     pub fn name(&self) -> String {
         match self {
@@ -56,6 +103,33 @@ impl Channel {
             Self::Answer(id) => format!("answer:{id}"),
             Self::Ack(id) => format!("ack:{id}"),
             Self::Node(id) => format!("node:{id}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_channel_is_called_names_it() {
+        let text = "07-000000000000000000000000000000ab";
+        let (user, topic) = (UserId::parse("a:{b}").unwrap(), TopicName::parse("task:42").unwrap());
+        let channels = [
+            Channel::Broadcast,
+            Channel::Guests,
+            Channel::User(user),
+            Channel::Topic(topic.clone()),
+            Channel::Presence(topic),
+            Channel::Answer(CallbackId::parse(text).unwrap()),
+            Channel::Ack(MessageId::parse(text).unwrap()),
+            Channel::Node(NodeId::parse("broadcast").unwrap()),
+        ];
+        for channel in channels {
+            assert_eq!(Named::read(channel.name().as_bytes()), Some(channel.named()), "{channel:?}");
+        }
+        for name in ["", "broadcasts", "broadcast:", "user", "answer:5", "cs:broadcast", "other:a"] {
+            assert_eq!(Named::read(name.as_bytes()), None, "{name}");
         }
     }
 }

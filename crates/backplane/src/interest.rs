@@ -1,15 +1,21 @@
 //! Which channels a node wants to hear, as state. Wanting and unwanting are synchronous and never fail; a subscriber
 //! reconciles what is wanted with what is subscribed, in batches, and a reconnect is the same reconciliation from
 //! nothing. Owned by one node; shared by its hub, its waiters and its subscriber.
+//!
+//! It is the node's only table of channels by name: a channel is looked up once for each publication, and its number leads
+//! to everything else that belongs to it.
 
 use std::{
     collections::{BTreeSet, HashMap},
+    hash::{BuildHasher, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use hashbrown::HashTable;
+use slab::Slab;
 use tokio::sync::{Notify, oneshot};
 
-use crate::channel::Channel;
+use crate::channel::{Channel, Named};
 
 /// The channels that a node wants.
 #[derive(Debug, Default)]
@@ -20,22 +26,41 @@ pub struct Interest {
 
 #[derive(Debug, Default)]
 struct State {
-    channels: HashMap<Channel, Entry>,
+    channels: Slab<Entry>,
+    /// Their numbers, by name.
+    numbers: HashTable<ChannelNumber>,
+    hasher: RandomState,
     /// Channels whose want and subscription may differ; in an order of their own, so that what follows does not depend on chance.
-    dirty: BTreeSet<Channel>,
+    dirty: BTreeSet<ChannelNumber>,
     /// Who waits for a channel to be subscribed. Apart, because there are many channels and few who wait.
-    confirmations: HashMap<Channel, Vec<oneshot::Sender<()>>>,
+    confirmations: HashMap<ChannelNumber, Vec<oneshot::Sender<()>>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Entry {
+    channel: Channel,
     wants: u32,
     subscription: Subscription,
 }
 
-#[derive(Debug, Default, PartialEq, Eq, Clone, Copy)]
+/// What a channel is called on this node, from the first wish until nobody wants it and it is subscribed no longer. Numbers
+/// are dense and used again, so what belongs to channels can stand in a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChannelNumber(u32);
+
+impl ChannelNumber {
+    /// A place in a list.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    fn at(index: usize) -> Self {
+        Self(u32::try_from(index).expect("memory ends before four billion channels"))
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
 enum Subscription {
-    #[default]
     Absent,
     /// A request is on its way; which one decides what the channel is afterwards.
     Changing,
@@ -63,6 +88,57 @@ impl Changes {
 pub struct Wanted {
     interest: Arc<Interest>,
     channel: Channel,
+    number: ChannelNumber,
+}
+
+/// Looks channels up, for as long as it lives; nothing changes meanwhile.
+pub(crate) struct Directory<'a>(MutexGuard<'a, State>);
+
+impl Directory<'_> {
+    /// The channel of this name, if it is wanted or subscribed.
+    pub(crate) fn find(&self, name: Named<'_>) -> Option<(ChannelNumber, Channel)> {
+        let number = self.0.number_of(name)?;
+        self.0.channels.get(number.index()).map(|entry| (number, entry.channel.clone()))
+    }
+}
+
+impl State {
+    fn number_of(&self, name: Named<'_>) -> Option<ChannelNumber> {
+        let is = |number: &ChannelNumber| {
+            self.channels.get(number.index()).is_some_and(|entry| entry.channel.named() == name)
+        };
+        self.numbers.find(self.hasher.hash_one(name), is).copied()
+    }
+
+    fn entry(&mut self, channel: &Channel) -> Option<(ChannelNumber, &mut Entry)> {
+        let number = self.number_of(channel.named())?;
+        self.channels.get_mut(number.index()).map(|entry| (number, entry))
+    }
+
+    /// The number of a channel, which may be a new one.
+    fn enter(&mut self, channel: &Channel) -> ChannelNumber {
+        if let Some(number) = self.number_of(channel.named()) {
+            return number;
+        }
+        let entry = Entry { channel: channel.clone(), wants: 0, subscription: Subscription::Absent };
+        let number = ChannelNumber::at(self.channels.insert(entry));
+        let Self { channels, numbers, hasher, .. } = self;
+        let hash = |number: &ChannelNumber| {
+            let entry = channels.get(number.index());
+            hasher.hash_one(entry.expect("a number in the table is a channel's").channel.named())
+        };
+        numbers.insert_unique(hash(&number), number, hash);
+        number
+    }
+
+    /// Forgets a channel that is neither wanted nor subscribed.
+    fn forget(&mut self, number: ChannelNumber) {
+        let entry = self.channels.remove(number.index());
+        let hash = self.hasher.hash_one(entry.channel.named());
+        if let Ok(found) = self.numbers.find_entry(hash, |one| *one == number) {
+            found.remove();
+        }
+    }
 }
 
 impl Interest {
@@ -72,21 +148,35 @@ impl Interest {
     }
 
     /// Wants a channel for as long as the result lives.
-    pub fn want(self: &Arc<Self>, channel: Channel) -> Wanted {
+    pub fn want(self: &Arc<Self>, channel: &Channel) -> Wanted {
         let mut state = self.lock();
-        let entry = state.channels.entry(channel.clone()).or_default();
+        let number = state.enter(channel);
+        let State { channels, dirty, .. } = &mut *state;
+        let entry = channels.get_mut(number.index()).expect("it was entered just now");
         entry.wants += 1;
+        // One name in memory, whoever spelled it.
+        let channel = entry.channel.clone();
         if entry.wants == 1 && entry.subscription != Subscription::Present {
-            state.dirty.insert(channel.clone());
+            dirty.insert(number);
             self.changed.notify_one();
         }
         drop(state);
-        Wanted { interest: Arc::clone(self), channel }
+        Wanted { interest: Arc::clone(self), channel, number }
     }
 
     /// How many channels are wanted.
     pub fn wanted(&self) -> usize {
-        self.lock().channels.values().filter(|entry| entry.wants > 0).count()
+        self.lock().channels.iter().filter(|(_, entry)| entry.wants > 0).count()
+    }
+
+    /// The number of a channel that is wanted or subscribed.
+    pub fn number_of(&self, channel: &Channel) -> Option<ChannelNumber> {
+        self.lock().number_of(channel.named())
+    }
+
+    /// To look up many channels.
+    pub(crate) fn directory(&self) -> Directory<'_> {
+        Directory(self.lock())
     }
 
     /// Waits until [`Self::changes`] may have something. Cancellation safe.
@@ -98,17 +188,17 @@ impl Interest {
     /// [`Self::subscribed`] or [`Self::unsubscribed`] names it, or [`Self::lost`] is called.
     pub fn changes(&self, most: usize) -> Changes {
         let mut state = self.lock();
-        let State { channels, dirty, .. } = &mut *state;
+        let mut dirty = std::mem::take(&mut state.dirty);
         let mut changes = Changes::default();
-        dirty.retain(|channel| {
-            let Some(entry) = channels.get_mut(channel) else { return false };
+        dirty.retain(|number| {
+            let Some(entry) = state.channels.get_mut(number.index()) else { return false };
             let list = match (entry.wants > 0, entry.subscription) {
                 (_, Subscription::Changing) => return true,
                 (true, Subscription::Absent) => &mut changes.subscribe,
                 (false, Subscription::Present) => &mut changes.unsubscribe,
                 (true, Subscription::Present) => return false,
                 (false, Subscription::Absent) => {
-                    channels.remove(channel);
+                    state.forget(*number);
                     return false;
                 }
             };
@@ -116,9 +206,10 @@ impl Interest {
                 return true;
             }
             entry.subscription = Subscription::Changing;
-            list.push(channel.clone());
+            list.push(entry.channel.clone());
             false
         });
+        state.dirty = dirty;
         changes
     }
 
@@ -126,15 +217,15 @@ impl Interest {
     pub fn subscribed(&self, channels: &[Channel]) {
         let mut state = self.lock();
         for channel in channels {
-            let State { channels, dirty, confirmations } = &mut *state;
-            let Some(entry) = channels.get_mut(channel) else { continue };
+            let Some((number, entry)) = state.entry(channel) else { continue };
             entry.subscription = Subscription::Present;
-            for confirmation in confirmations.remove(channel).unwrap_or_default() {
+            let unwanted = entry.wants == 0;
+            for confirmation in state.confirmations.remove(&number).unwrap_or_default() {
                 // Whoever asked may have given up.
                 confirmation.send(()).ok();
             }
-            if entry.wants == 0 {
-                dirty.insert(channel.clone());
+            if unwanted {
+                state.dirty.insert(number);
             }
         }
         if state.confirmations.is_empty() && state.confirmations.capacity() > KEPT {
@@ -147,12 +238,12 @@ impl Interest {
     pub fn unsubscribed(&self, channels: &[Channel]) {
         let mut state = self.lock();
         for channel in channels {
-            let Some(entry) = state.channels.get_mut(channel) else { continue };
+            let Some((number, entry)) = state.entry(channel) else { continue };
             entry.subscription = Subscription::Absent;
             if entry.wants > 0 {
-                state.dirty.insert(channel.clone());
+                state.dirty.insert(number);
             } else {
-                state.channels.remove(channel);
+                state.forget(number);
             }
         }
         self.notify_if_dirty(&state);
@@ -162,23 +253,21 @@ impl Interest {
     pub fn lost(&self) {
         let mut state = self.lock();
         let State { channels, dirty, .. } = &mut *state;
-        channels.retain(|channel, entry| {
+        for (index, entry) in channels.iter_mut() {
             entry.subscription = Subscription::Absent;
-            if entry.wants > 0 {
-                dirty.insert(channel.clone());
-            }
-            entry.wants > 0
-        });
+            // What is not wanted is forgotten with the next changes.
+            dirty.insert(ChannelNumber::at(index));
+        }
         self.notify_if_dirty(&state);
     }
 
-    fn unwant(&self, channel: &Channel) {
+    fn unwant(&self, number: ChannelNumber) {
         let mut state = self.lock();
-        let Some(entry) = state.channels.get_mut(channel) else { return };
+        let Some(entry) = state.channels.get_mut(number.index()) else { return };
         entry.wants -= 1;
         if entry.wants == 0 {
-            state.confirmations.remove(channel);
-            state.dirty.insert(channel.clone());
+            state.confirmations.remove(&number);
+            state.dirty.insert(number);
             self.changed.notify_one();
         }
     }
@@ -200,11 +289,11 @@ impl Wanted {
     pub async fn confirmed(&self) {
         let confirmation = {
             let mut state = self.interest.lock();
-            let entry = state.channels.entry(self.channel.clone()).or_default();
-            if entry.subscription == Subscription::Present {
+            let present = |entry: &Entry| entry.subscription == Subscription::Present;
+            if state.channels.get(self.number.index()).is_some_and(present) {
                 return;
             }
-            let waiting = state.confirmations.entry(self.channel.clone()).or_default();
+            let waiting = state.confirmations.entry(self.number).or_default();
             waiting.retain(|confirmation| !confirmation.is_closed());
             let (sender, receiver) = oneshot::channel();
             waiting.push(sender);
@@ -218,11 +307,16 @@ impl Wanted {
     pub fn channel(&self) -> &Channel {
         &self.channel
     }
+
+    /// Its number: nobody else's for as long as it is wanted.
+    pub fn number(&self) -> ChannelNumber {
+        self.number
+    }
 }
 
 impl Drop for Wanted {
     fn drop(&mut self) {
-        self.interest.unwant(&self.channel);
+        self.interest.unwant(self.number);
     }
 }
 
@@ -250,7 +344,7 @@ mod tests {
     #[test]
     fn the_first_wish_subscribes_and_the_last_one_gone_unsubscribes() {
         let interest = Interest::new();
-        let (one, two) = (interest.want(topic("a")), interest.want(topic("a")));
+        let (one, two) = (interest.want(&topic("a")), interest.want(&topic("a")));
         assert_eq!(interest.changes(10), subscribe(vec![topic("a")]));
         interest.subscribed(&[topic("a")]);
         drop(one);
@@ -264,7 +358,7 @@ mod tests {
     #[test]
     fn a_wish_is_confirmed_when_the_backplane_says_so_and_not_before() {
         let interest = Interest::new();
-        let wanted = interest.want(topic("a"));
+        let wanted = interest.want(&topic("a"));
         let mut confirmed = Box::pin(wanted.confirmed());
         assert_eq!(confirmed.as_mut().now_or_never(), None);
         interest.changes(10);
@@ -277,13 +371,13 @@ mod tests {
     #[test]
     fn a_wish_taken_back_while_it_is_under_way_is_undone_afterwards() {
         let interest = Interest::new();
-        let wanted = interest.want(topic("a"));
+        let wanted = interest.want(&topic("a"));
         interest.changes(10);
         drop(wanted);
         assert_eq!(interest.changes(10), Changes::default());
         interest.subscribed(&[topic("a")]);
         assert_eq!(interest.changes(10), unsubscribe(vec![topic("a")]));
-        let wanted = interest.want(topic("a"));
+        let wanted = interest.want(&topic("a"));
         interest.unsubscribed(&[topic("a")]);
         assert_eq!(interest.changes(10), subscribe(vec![topic("a")]));
         drop(wanted);
@@ -293,7 +387,7 @@ mod tests {
     fn a_lost_connection_is_the_same_reconciliation_from_nothing() {
         let interest = Interest::new();
         let (_kept, under_way, gone) =
-            (interest.want(topic("a")), interest.want(topic("b")), interest.want(topic("c")));
+            (interest.want(&topic("a")), interest.want(&topic("b")), interest.want(&topic("c")));
         interest.changes(10);
         interest.subscribed(&[topic("a"), topic("c")]);
         drop(gone);
@@ -307,7 +401,7 @@ mod tests {
     #[test]
     fn changes_come_in_batches_and_none_is_forgotten() {
         let interest = Interest::new();
-        let wanted: Vec<_> = (0..25).map(|n| interest.want(topic(&format!("t{n}")))).collect();
+        let wanted: Vec<_> = (0..25).map(|n| interest.want(&topic(&format!("t{n}")))).collect();
         let sizes: Vec<_> = std::iter::from_fn(|| {
             let changes = interest.changes(10);
             interest.subscribed(&changes.subscribe);
@@ -317,5 +411,47 @@ mod tests {
         assert_eq!(sizes, [10, 10, 5]);
         drop(wanted);
         assert_eq!(interest.changes(100).unsubscribe.len(), 25);
+    }
+
+    #[test]
+    fn a_number_is_one_channels_until_it_is_neither_wanted_nor_subscribed() {
+        let interest = Interest::new();
+        let find = |name: &[u8]| interest.directory().find(Named::read(name).unwrap());
+        let (one, two) = (interest.want(&topic("a")), interest.want(&topic("b")));
+        assert_eq!(find(b"topic:a"), Some((one.number(), topic("a"))));
+        assert_eq!((find(b"topic:c"), find(b"presence:a")), (None, None));
+        interest.changes(10);
+        interest.subscribed(&[topic("a"), topic("b")]);
+        let number = one.number();
+        drop(one);
+        let three = interest.want(&topic("c"));
+        assert_ne!(three.number(), number, "it is subscribed as long as nobody says otherwise");
+        assert_eq!(interest.number_of(&topic("a")), Some(number));
+        interest.changes(10);
+        interest.unsubscribed(&[topic("a")]);
+        assert_eq!(interest.number_of(&topic("a")), None);
+        let four = interest.want(&topic("d"));
+        assert_eq!(four.number(), number, "numbers are dense");
+        assert_eq!(interest.want(&topic("b")).number(), two.number());
+    }
+
+    #[test]
+    fn whatever_is_wanted_and_let_go_leaves_nothing_behind() {
+        let interest = Interest::new();
+        for round in 0..3 {
+            let wanted: Vec<_> = (0..1000).map(|n| interest.want(&topic(&format!("{round}:{n}")))).collect();
+            let changes = interest.changes(usize::MAX);
+            interest.subscribed(&changes.subscribe);
+            assert!(wanted.iter().all(|wanted| wanted.number().index() < 1000));
+            drop(wanted);
+            if round == 1 {
+                interest.lost();
+                assert_eq!(interest.changes(usize::MAX), Changes::default());
+            } else {
+                interest.unsubscribed(&interest.changes(usize::MAX).unsubscribe);
+            }
+            let state = interest.lock();
+            assert_eq!((state.channels.len(), state.numbers.len()), (0, 0));
+        }
     }
 }

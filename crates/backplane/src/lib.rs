@@ -42,7 +42,7 @@ pub use cluster::{Cluster, Link};
 pub use connections::Connections;
 pub use heartbeats::Heartbeats;
 pub use inbox::{Doors, Inbox};
-pub use interest::{Interest, Wanted};
+pub use interest::{ChannelNumber, Interest, Wanted};
 pub use listener::{Heard, Listener, Observation};
 pub use messages::{History, HistoryPolicy, Messages, Publication};
 pub use presence::Presence;

@@ -5,13 +5,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use countersign_protocol::{FieldError, Payload, Position};
 
-use crate::channel::Channel;
+use crate::{channel::Channel, interest::ChannelNumber};
 
 /// What was published to a wanted channel.
 #[derive(Debug, Clone)]
 pub struct Heard {
     /// Where.
     pub channel: Channel,
+    /// Its number, as long as somebody wants it.
+    pub number: ChannelNumber,
     /// What; checked to be one JSON object.
     pub payload: Payload,
     /// Its place in the history of its address, if it has one.

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Instant};
 
 use async_trait::async_trait;
-use countersign_backplane::{Channel, Heard, Listener, Observation};
+use countersign_backplane::{Channel, ChannelNumber, Heard, Listener, Observation};
 use countersign_protocol::{Address, CallbackId, Decision, FieldError, MessageId, Payload, Position, notification};
 use tokio::sync::Notify;
 
@@ -35,8 +35,8 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    fn frame(&self, heard: Heard) -> Option<(Channel, Frame)> {
-        let Heard { channel, payload, position } = heard;
+    fn frame(&self, heard: Heard) -> Option<(ChannelNumber, Frame)> {
+        let Heard { channel, number, payload, position } = heard;
         match &channel {
             Channel::Answer(id) => {
                 match serde_json::from_slice::<Decision>(payload.bytes()) {
@@ -56,7 +56,7 @@ impl Relay {
                 }
                 None
             }
-            Channel::Guests | Channel::Presence(_) => Some((channel, Frame::unrouted(&payload))),
+            Channel::Guests | Channel::Presence(_) => Some((number, Frame::unrouted(&payload))),
             Channel::Broadcast | Channel::User(_) | Channel::Topic(_) => {
                 if payload.bytes().len() > self.longest {
                     let expected = format!("at most {} bytes (PUBLISH_MAX_BYTES)", self.longest);
@@ -65,7 +65,7 @@ impl Relay {
                     return None;
                 }
                 let address = channel.address()?;
-                Some((channel, Frame::of_message(&payload, &address, position)))
+                Some((number, Frame::of_message(&payload, &address, position)))
             }
         }
     }
@@ -193,7 +193,7 @@ mod tests {
         };
         let limits = OutboxLimits { bytes: 1000, frames: 10, when_full: WhenFull::Close };
         let member = hub.enter(Arc::new(Outbox::new(limits, None, Box::new(Nothing))));
-        let joining = member.join(Channel::Broadcast, 10).unwrap();
+        let joining = member.join(&Channel::Broadcast, 10).unwrap();
         joining.complete(&[], None, &std::collections::HashSet::new());
         relay.interrupted();
         hub.release(&Channel::Broadcast, Missed::Gap(Frame::plain("gap"), None));

@@ -70,9 +70,9 @@ impl Session {
         addresses.extend(user.clone().map(Address::User));
         let mut joinings = Vec::new();
         for address in &addresses {
-            joinings.push(self.join(address.into())?);
+            joinings.push(self.join(&Channel::from(address))?);
         }
-        let guests = if user.is_none() { Some(self.join(Channel::Guests)?) } else { None };
+        let guests = if user.is_none() { Some(self.join(&Channel::Guests)?) } else { None };
         confirmed(joinings.iter().chain(&guests)).await?;
 
         let since_of = |address: &Address| since.iter().find(|(of, _)| of == address).map(|(_, position)| position);
@@ -162,7 +162,7 @@ impl Session {
             if since.is_some() {
                 self.membership.leave(&channel);
             }
-            let joining = match self.membership.join(channel, self.node.config.topics + FIRST_ROOMS) {
+            let joining = match self.membership.join(&channel, self.node.config.topics + FIRST_ROOMS) {
                 Ok(joining) => Some(joining),
                 Err(NotJoined::Already) => None,
                 Err(NotJoined::TooMany) => return Err(Wrong::too_many(self.node.config.topics)),
@@ -255,14 +255,14 @@ impl Session {
 
     /// To hear who joins and leaves a topic; `None` when that is heard already.
     fn join_presence(&self, topic: &TopicName) -> Result<Option<Joining>, Wrong> {
-        match self.membership.join(Channel::Presence(topic.clone()), self.node.config.topics + FIRST_ROOMS) {
+        match self.membership.join(&Channel::Presence(topic.clone()), self.node.config.topics + FIRST_ROOMS) {
             Ok(joining) => Ok(Some(joining)),
             Err(NotJoined::Already) => Ok(None),
             Err(NotJoined::TooMany) => Err(Wrong::too_many(self.node.config.topics)),
         }
     }
 
-    fn join(&self, channel: Channel) -> Result<Joining, Wrong> {
+    fn join(&self, channel: &Channel) -> Result<Joining, Wrong> {
         // The first rooms of a connection do not count against its limit.
         self.membership.join(channel, usize::MAX).map_err(|_| Wrong::too_many(self.node.config.topics))
     }

@@ -57,7 +57,7 @@ pub(crate) struct Registration {
 
 impl Registry {
     pub(crate) fn new(interest: &Arc<Interest>, node: NodeId) -> Arc<Self> {
-        let orders = interest.want(Channel::Node(node));
+        let orders = interest.want(&Channel::Node(node));
         Arc::new(Self { leases: Leases::new(), seats: Mutex::default(), _orders: orders })
     }
 

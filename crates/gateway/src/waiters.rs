@@ -68,7 +68,7 @@ impl<I: Awaited> Waiters<I> {
 
     /// Begins to listen.
     pub(crate) fn register(self: &Arc<Self>, id: I) -> Waiter<I> {
-        let wanted = self.interest.want(id.channel());
+        let wanted = self.interest.want(&id.channel());
         let mut waited_for = self.lock();
         let waited = waited_for.entry(id).or_insert_with(|| Waited { heard: watch::Sender::new(None), waiters: 0 });
         waited.waiters += 1;

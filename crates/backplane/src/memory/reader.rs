@@ -86,8 +86,10 @@ impl Reader {
     async fn deliver(&self, batch: &mut Vec<(Channel, Bytes)>) {
         let mut heard = Vec::with_capacity(batch.len());
         for (channel, bytes) in batch.drain(..) {
+            // What has none was unsubscribed a moment ago.
+            let Some(number) = self.interest.number_of(&channel) else { continue };
             match wire::decode(bytes) {
-                Ok((position, payload)) => heard.push(Heard { channel, payload, position }),
+                Ok((position, payload)) => heard.push(Heard { channel, number, payload, position }),
                 Err(error) => self.listener.refused(&channel, &error),
             }
         }

@@ -166,7 +166,7 @@ async fn leave_more(node: &MemoryNode, n: u64, task: &TaskId) {
 #[tokio::test(flavor = "current_thread")]
 async fn a_full_queue_is_an_interruption_and_never_silent() {
     let Setup { ear, node, interest, .. } = setup();
-    let wanted = interest.want(Channel::Broadcast);
+    let wanted = interest.want(&Channel::Broadcast);
     confirmed(&wanted).await;
     for n in 0..QUEUE_MESSAGES {
         assert_eq!(node.publish(message(n)).await.unwrap().nodes, Some(1));
@@ -188,7 +188,7 @@ async fn a_full_queue_is_an_interruption_and_never_silent() {
 #[tokio::test(flavor = "current_thread")]
 async fn a_queue_is_full_of_bytes_too_but_one_message_always_fits() {
     let Setup { memory, ear, interest, node: _node, .. } = setup();
-    let wanted = interest.want(Channel::Broadcast);
+    let wanted = interest.want(&Channel::Broadcast);
     confirmed(&wanted).await;
     let (half, whole) = (Bytes::from(vec![b'x'; QUEUE_BYTES / 2 + 1]), Bytes::from(vec![b'x'; QUEUE_BYTES + 1]));
     assert_eq!(memory.publish_raw(&Channel::Broadcast, &half), 1);
@@ -207,7 +207,7 @@ async fn a_cut_off_node_leaves_the_others_alone() {
     let (other_interest, other_ear) = (Interest::new(), Arc::new(Ear::default()));
     let other = NodeId::parse("two").unwrap();
     let node_two = memory.node(other.clone(), Arc::clone(&other_interest), Arc::clone(&other_ear) as Arc<dyn Listener>);
-    let wanted = other_interest.want(Channel::Broadcast);
+    let wanted = other_interest.want(&Channel::Broadcast);
     confirmed(&wanted).await;
     memory.cut(&other);
     assert!(node_two.publish(message(1)).await.is_err());

@@ -37,7 +37,7 @@ use countersign_protocol::{
     Address, CallbackId, IdempotencyKey, MessageId, NodeId, Partition, ReplyName, TaskId, TopicName, UserId,
 };
 
-use crate::Channel;
+use crate::{Channel, channel::Named};
 
 /// Names under one prefix.
 #[derive(Debug, Clone)]
@@ -65,6 +65,11 @@ impl Keys {
     /// The channel's name: the prefix, a colon, and the rest verbatim.
     pub(super) fn channel(&self, channel: &Channel) -> String {
         format!("{}:{}", self.prefix, channel.name())
+    }
+
+    /// The channel that [`Self::channel`] calls so, if there is one.
+    pub(super) fn named<'a>(&self, channel: &'a [u8]) -> Option<Named<'a>> {
+        Named::read(channel.strip_prefix(self.prefix.as_bytes())?.strip_prefix(b":")?)
     }
 
     /// The channel on which producers hear cancellations.
@@ -334,7 +339,10 @@ mod tests {
         for (address, channel) in
             [("broadcast", "cs:broadcast"), ("user:a:{b}*", "cs:user:a:{b}*"), ("topic:task:42", "cs:topic:task:42")]
         {
-            assert_eq!(keys.channel(&Channel::from(&Address::parse(address).unwrap())), channel);
+            let named = Channel::from(&Address::parse(address).unwrap());
+            assert_eq!(keys.channel(&named), channel);
+            assert_eq!(keys.named(channel.as_bytes()), Some(named.named()));
         }
+        assert_eq!((keys.named(b"broadcast"), keys.named(b"css:broadcast")), (None, None));
     }
 }

@@ -2,7 +2,7 @@
 //! comes through it: publications are read in place, all that one read brought is handed over together, and nothing more is
 //! read before that is dealt with, so that what a node cannot take yet stays with Redis, which has a limit for it.
 
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{fmt, io, ops::Range, sync::Arc, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
 use redis::{ConnectionAddr, ConnectionInfo, ErrorKind, RedisError};
@@ -26,8 +26,10 @@ pub(super) struct PubSub {
 /// What one read brought.
 #[derive(Debug, Default)]
 pub(super) struct Brought {
-    /// Publications: channel and payload.
-    pub(super) messages: Vec<(Bytes, Bytes)>,
+    /// Everything, as it was read.
+    pub(super) bytes: Bytes,
+    /// Where in it the channel and the payload of each publication are.
+    pub(super) messages: Vec<(Range<usize>, Range<usize>)>,
     /// How many channels were confirmed to be subscribed, or no longer.
     pub(super) confirmed: usize,
     /// A command was refused, in the server's words.
@@ -160,10 +162,9 @@ impl PubSub {
     /// Takes every whole reply; how many there were.
     fn take(&mut self, brought: &mut Brought) -> Result<usize, PubSubError> {
         let (mut at, mut replies) = (0, 0);
-        let mut messages = Vec::new();
         while let Some((reply, next)) = resp::parse(&self.input, at)? {
             match reply {
-                Reply::Message { channel, payload } => messages.push((channel, payload)),
+                Reply::Message { channel, payload } => brought.messages.push((channel, payload)),
                 Reply::Subscribed | Reply::Unsubscribed => brought.confirmed += 1,
                 Reply::Refused(why) => {
                     let why = self.input.get(why).unwrap_or_default();
@@ -173,10 +174,7 @@ impl PubSub {
             }
             (at, replies) = (next, replies + 1);
         }
-        // Payloads share what was read; nothing is copied.
-        let bytes = self.input.split_to(at).freeze();
-        brought.messages =
-            messages.into_iter().map(|(channel, payload)| (bytes.slice(channel), bytes.slice(payload))).collect();
+        brought.bytes = self.input.split_to(at).freeze();
         Ok(replies)
     }
 
@@ -250,7 +248,11 @@ mod tests {
         let (first, second) = message.split_at(10);
         redis.write_all(format!("{message}{message}{first}").as_bytes()).await.unwrap();
         let brought = connection.next().await.unwrap();
-        assert_eq!(brought.messages, vec![(Bytes::from("a"), Bytes::from("{}")); 2]);
+        let texts = brought
+            .messages
+            .iter()
+            .map(|(channel, payload)| (brought.bytes.slice(channel.clone()), brought.bytes.slice(payload.clone())));
+        assert_eq!(texts.collect::<Vec<_>>(), vec![(Bytes::from("a"), Bytes::from("{}")); 2]);
         assert!(connection.next().now_or_never().is_none(), "half a message is none");
         redis.write_all(second.as_bytes()).await.unwrap();
         assert_eq!(connection.next().await.unwrap().messages.len(), 1);

@@ -2,7 +2,7 @@
 //! what is wanted with what is subscribed, in batches, beside reading: the reader never waits for Redis, because Redis cuts
 //! slow subscribers. The library's own reconnecting connections are not used: they lose subscriptions.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use countersign_protocol::NodeId;
@@ -22,7 +22,7 @@ use super::{
     pubsub::{Brought, PubSub, PubSubError},
     topology::Topology,
 };
-use crate::{Channel, Heard, Interest, Listener, Observation, interest::Changes, wire};
+use crate::{Channel, ChannelNumber, Heard, Interest, Listener, Observation, interest::Changes, wire};
 
 /// The supervisor.
 pub(super) struct Subscriber {
@@ -41,8 +41,6 @@ struct Session<'a> {
     owner: &'a Subscriber,
     number: u64,
     connection: PubSub,
-    /// The channels by their names in Redis, so that nothing is parsed for each message.
-    channels: HashMap<Box<[u8]>, Channel>,
     own: Channel,
     /// What was asked for and is not confirmed yet.
     under_way: Option<UnderWay>,
@@ -60,7 +58,7 @@ struct UnderWay {
 impl Subscriber {
     /// Listens, for ever.
     pub(super) async fn run(self) {
-        let own = self.interest.want(Channel::Node(self.node.clone()));
+        let own = self.interest.want(&Channel::Node(self.node.clone()));
         let mut backoff = Backoff::new();
         let mut interrupted = false;
         let mut whereabouts = self.topology.whereabouts();
@@ -100,7 +98,7 @@ impl Subscriber {
 
 impl<'a> Session<'a> {
     fn new(owner: &'a Subscriber, number: u64, connection: PubSub, own: Channel) -> Self {
-        Self { owner, number, connection, channels: HashMap::new(), own, under_way: None, ready: false }
+        Self { owner, number, connection, own, under_way: None, ready: false }
     }
 
     /// Reads and reconciles until the connection breaks; returns why it did.
@@ -148,16 +146,10 @@ impl<'a> Session<'a> {
             self.connection.unsubscribe(unsubscribe.iter().map(String::as_str));
         }
         let unconfirmed = subscribe.len() + unsubscribe.len();
-        // Messages may come before the confirmation is read.
-        let names = subscribe.into_iter().map(|name| name.into_bytes().into_boxed_slice());
-        self.channels.extend(names.zip(changes.subscribe.iter().cloned()));
         self.under_way = Some(UnderWay { changes, unconfirmed, since: Instant::now() });
     }
 
     fn reconciled(&mut self, changes: &Changes) {
-        for channel in &changes.unsubscribe {
-            self.channels.remove(self.owner.keys.channel(channel).as_bytes());
-        }
         self.owner.interest.subscribed(&changes.subscribe);
         self.owner.interest.unsubscribed(&changes.unsubscribe);
     }
@@ -167,13 +159,13 @@ impl<'a> Session<'a> {
     /// # Errors
     /// Why the connection is of no use any more.
     async fn take(&mut self, brought: Brought) -> Result<(), String> {
-        let Brought { messages, confirmed, refused } = brought;
+        let Brought { bytes, messages, confirmed, refused } = brought;
         if let Some(why) = refused {
             return Err(told(PubSubError::Refused(why)));
         }
         let many = messages.len() >= MANY;
-        let batch: Vec<Heard> =
-            messages.into_iter().filter_map(|(channel, payload)| self.heard(&channel, payload)).collect();
+        let published = self.looked_up(&bytes, messages);
+        let batch: Vec<Heard> = published.into_iter().filter_map(|published| self.heard(published)).collect();
         if !batch.is_empty() {
             self.owner.listener.heard(batch).await;
         }
@@ -190,21 +182,38 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn heard(&self, channel: &[u8], payload: Bytes) -> Option<Heard> {
-        // What is not in the map was unsubscribed a moment ago.
-        let channel = self.channels.get(channel)?;
-        if *channel == self.own && self.owner.probe.hears(&payload) {
+    /// The publications whose channels are wanted. All at once, so that the table is locked once.
+    fn looked_up(&self, bytes: &Bytes, messages: Vec<(Range<usize>, Range<usize>)>) -> Vec<Published> {
+        let directory = self.owner.interest.directory();
+        let look = |(channel, payload): (Range<usize>, Range<usize>)| {
+            // What is not there was unsubscribed a moment ago.
+            let (number, channel) = directory.find(self.owner.keys.named(bytes.get(channel)?)?)?;
+            Some(Published { channel, number, bytes: bytes.slice(payload) })
+        };
+        messages.into_iter().filter_map(look).collect()
+    }
+
+    fn heard(&self, published: Published) -> Option<Heard> {
+        let Published { channel, number, bytes } = published;
+        if channel == self.own && self.owner.probe.hears(&bytes) {
             self.owner.link.heard(self.number);
             return None;
         }
-        match wire::decode(payload) {
-            Ok((position, payload)) => Some(Heard { channel: channel.clone(), payload, position }),
+        match wire::decode(bytes) {
+            Ok((position, payload)) => Some(Heard { channel, number, payload, position }),
             Err(error) => {
-                self.owner.listener.refused(channel, &error);
+                self.owner.listener.refused(&channel, &error);
                 None
             }
         }
     }
+}
+
+/// What was published to a channel that is wanted.
+struct Published {
+    channel: Channel,
+    number: ChannelNumber,
+    bytes: Bytes,
 }
 
 fn told(error: PubSubError) -> String {

@@ -144,7 +144,7 @@ async fn a_decision_that_is_told_is_on_a_replica_of_its_master() {
         let copies = cluster.servers().iter().filter(|server| server.words(&format!("KEYS {key}")).contains(&key));
         assert_eq!(copies.count(), 2, "question {n} was told before it was copied");
     }
-    let wanted = node.interest.want(Channel::Broadcast);
+    let wanted = node.interest.want(&Channel::Broadcast);
     tokio::time::timeout(PATIENCE, wanted.confirmed()).await.unwrap();
 }
 

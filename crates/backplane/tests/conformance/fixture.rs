@@ -112,7 +112,7 @@ impl Deref for Node {
 impl Node {
     /// Wants a channel, and waits until it is subscribed.
     pub(crate) async fn hear(&self, channel: &Channel) -> Wanted {
-        let wanted = self.interest.want(channel.clone());
+        let wanted = self.interest.want(channel);
         timeout(PATIENCE, wanted.confirmed()).await.expect("a wish is confirmed");
         wanted
     }

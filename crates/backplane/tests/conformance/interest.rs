@@ -79,7 +79,7 @@ pub(crate) async fn a_broadcast_reaches_every_node_and_the_publisher_like_the_ot
 pub(crate) async fn many_wishes_at_once_are_all_confirmed<F: Fixture>() {
     let fixture = F::start(Settings::default()).await;
     let node = fixture.node("one").await;
-    let wanted: Vec<_> = (0..3000).map(|n| node.interest.want(topic_channel(&format!("t{n}")))).collect();
+    let wanted: Vec<_> = (0..3000).map(|n| node.interest.want(&topic_channel(&format!("t{n}")))).collect();
     timeout(PATIENCE, join_all(wanted.iter().map(countersign_backplane::Wanted::confirmed)))
         .await
         .expect("every wish is confirmed");
@@ -97,7 +97,7 @@ pub(crate) async fn wishes_that_come_and_go_quickly_end_as_the_last_one_says<F: 
     let fixture = F::start(Settings::default()).await;
     let node = fixture.node("one").await;
     for n in 0..200 {
-        drop(node.interest.want(topic_channel("a")));
+        drop(node.interest.want(&topic_channel("a")));
         if n % 3 == 0 {
             tokio::time::sleep(Duration::from_micros(300)).await;
         }

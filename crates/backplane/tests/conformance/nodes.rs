@@ -77,7 +77,7 @@ pub(crate) async fn a_broken_link_is_told_and_heals<F: Fixture>() {
     );
     // Wishes change while nobody can be told.
     drop(gone);
-    let new_wish = two.interest.want(topic_channel("new"));
+    let new_wish = two.interest.want(&topic_channel("new"));
     assert!(!two.ear.heard_on(&topic_channel("kept")).iter().any(|heard| heard.payload == message(1)));
 
     fixture.mend_links().await;

@@ -31,7 +31,7 @@ async fn twenty_thousand_channels_are_subscribed_again_in_batches_and_the_node_g
     const CHANNELS: usize = 20_000;
     let server = Server::start();
     let node = Node::up(&server.url(), Settings::default()).await;
-    let wanted: Vec<_> = (0..CHANNELS).map(|n| node.interest.want(topic(n))).collect();
+    let wanted: Vec<_> = (0..CHANNELS).map(|n| node.interest.want(&topic(n))).collect();
     let all = || join_all(wanted.iter().map(countersign_backplane::Wanted::confirmed));
     timeout(PATIENCE, all()).await.expect("every channel is confirmed");
     let longest = Arc::new(AtomicU64::new(0));

@@ -38,7 +38,7 @@ async fn a_node_may_be_there_before_its_redis() {
     let server = Server::start();
     server.process.kill();
     let node = Node::start(&server.url(), Settings::default());
-    let wanted = node.interest.want(topic("a"));
+    let wanted = node.interest.want(&topic("a"));
     let refused = node.publish(publication("a", "early", 0)).await;
     assert!(matches!(refused, Err(BackplaneError::Unavailable(_))), "{refused:?}");
     assert!(!node.link().borrow().is_up());
@@ -55,14 +55,14 @@ async fn a_node_outlives_its_redis_and_hears_every_channel_again() {
     let server = Server::start();
     let node = Node::up(&server.url(), Settings::default()).await;
     let names: Vec<_> = (0..2500).map(|n| format!("t{n}")).collect();
-    let wanted: Vec<_> = names.iter().map(|name| node.interest.want(topic(name))).collect();
+    let wanted: Vec<_> = names.iter().map(|name| node.interest.want(&topic(name))).collect();
     timeout(PATIENCE, join_all(wanted.iter().map(countersign_backplane::Wanted::confirmed))).await.unwrap();
     for round in 1..=2 {
         server.process.kill();
         node.ear.until("the interruption", |memory| memory.interrupted == round).await;
         node.until_link(false).await;
         // A wish that comes while nothing is subscribed is part of what is resumed.
-        let late = node.interest.want(topic(&format!("late{round}")));
+        let late = node.interest.want(&topic(&format!("late{round}")));
         server.process.start_again();
         node.ear.until("the resumption", |memory| memory.resumed == round).await;
         node.until_link(true).await;

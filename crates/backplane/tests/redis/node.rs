@@ -65,7 +65,7 @@ impl Node {
 
     /// Wants a channel, and waits until it is subscribed.
     pub(crate) async fn hear(&self, channel: Channel) -> Wanted {
-        let wanted = self.interest.want(channel);
+        let wanted = self.interest.want(&channel);
         timeout(PATIENCE, wanted.confirmed()).await.expect("a wish is confirmed");
         wanted
     }

@@ -15,10 +15,16 @@ use crate::simulation::Flaw;
 pub(super) struct Member {
     pub(super) connection: usize,
     outbox: Arc<Outbox>,
+    /// What it still has to do with what it joined with; nearly all members are live, and have heard beyond what they were told.
+    beginning: Option<Box<Beginning>>,
+}
+
+#[derive(Debug, Default)]
+struct Beginning {
     /// What was heard since it joined; `None` once the member is live.
     held: Option<Vec<Frame>>,
-    /// What would be a repeat if it were heard now. Boxed: most members have nothing to wait for any more.
-    told: Option<Box<Told>>,
+    /// What would be a repeat if it were heard now.
+    told: Option<Told>,
 }
 
 /// What a member was told from what was read.
@@ -35,12 +41,13 @@ struct Told {
 impl Member {
     /// A member that hears nothing yet.
     pub(super) fn joining(connection: usize, outbox: Arc<Outbox>) -> Self {
-        Self { connection, outbox, held: Some(Vec::new()), told: None }
+        let beginning = Beginning { held: Some(Vec::new()), told: None };
+        Self { connection, outbox, beginning: Some(Box::new(beginning)) }
     }
 
     /// Forgets what was held back.
     pub(super) fn begin_again(&mut self) {
-        if let Some(held) = &mut self.held {
+        if let Some(Beginning { held: Some(held), .. }) = self.beginning.as_deref_mut() {
             held.clear();
         }
     }
@@ -48,8 +55,8 @@ impl Member {
     /// Sends `first`, then what was held back and is no repeat; what comes from now on flows. When that does not join on to what
     /// was read, the connection is closed instead: it comes back, and reads again.
     pub(super) fn go_live(&mut self, first: &[Frame], position: Option<&Position>, questions: &HashSet<CallbackId>) {
-        self.told = Told::of(position, questions).map(Box::new);
-        let held = self.held.take().unwrap_or_default();
+        let held = self.beginning.take().and_then(|beginning| beginning.held).unwrap_or_default();
+        self.beginning = Told::of(position, questions).map(|told| Box::new(Beginning { held: None, told: Some(told) }));
         let held: Vec<Frame> = held.into_iter().filter(|frame| !self.was_told(frame)).collect();
         if !joins_on(position, &held) {
             self.close(close::UNAVAILABLE);
@@ -65,15 +72,15 @@ impl Member {
 
     /// What it hears is held back again.
     pub(super) fn hold_back(&mut self) {
-        self.held.get_or_insert_default();
+        self.beginning.get_or_insert_default().held.get_or_insert_default();
     }
 
     /// Frames were heard.
     pub(super) fn take(&mut self, frames: &[Frame], turn: &mut Turn) {
-        match &mut self.held {
+        let Some(beginning) = self.beginning.as_deref_mut() else { return self.put(frames, turn) };
+        match &mut beginning.held {
             #[cfg(test)]
             Some(_) if Flaw::JoinsDeaf.is_made() => {}
-            None if self.told.is_none() => self.put(frames, turn),
             None => {
                 for frame in frames {
                     if !self.was_told(frame) {
@@ -89,16 +96,16 @@ impl Member {
 
     /// The node itself says something, outside of any history.
     pub(super) fn tell(&mut self, frame: &Frame) {
-        match &mut self.held {
+        match self.beginning.as_deref_mut() {
+            Some(Beginning { held: Some(held), .. }) => held.push(frame.clone()),
             // Of a gap before what it was told when it came.
-            None if self.told.as_ref().is_some_and(|told| told.is_beyond(frame)) => {}
-            None => {
-                if let Some(told) = &mut self.told {
+            Some(Beginning { told: Some(told), .. }) if told.is_beyond(frame) => {}
+            beginning => {
+                if let Some(Beginning { told: Some(told), .. }) = beginning {
                     told.passed |= frame.position().is_some();
                 }
                 self.outbox.owe(frame);
             }
-            Some(held) => held.push(frame.clone()),
         }
     }
 
@@ -109,12 +116,13 @@ impl Member {
 
     /// Whether it hears what is delivered.
     pub(super) fn is_live(&self) -> bool {
-        self.held.is_none()
+        self.beginning.as_ref().is_none_or(|beginning| beginning.held.is_none())
     }
 
     /// The newest message of which it was told and that it may not have heard.
     pub(super) fn told(&self) -> Option<&Position> {
-        self.told.as_ref().filter(|told| !told.passed).and_then(|told| told.position.as_ref())
+        let told = self.beginning.as_ref()?.told.as_ref()?;
+        told.position.as_ref().filter(|_| !told.passed)
     }
 
     fn put(&self, frames: &[Frame], turn: &mut Turn) {
@@ -128,10 +136,10 @@ impl Member {
         if Flaw::ForgetsTold.is_made() {
             return false;
         }
-        let Some(told) = &mut self.told else { return false };
+        let Some(Beginning { told: Some(told), held }) = self.beginning.as_deref_mut() else { return false };
         let repeated = told.repeats(frame);
-        if told.position.is_none() && told.questions.is_empty() {
-            self.told = None;
+        if told.position.is_none() && told.questions.is_empty() && held.is_none() {
+            self.beginning = None;
         }
         repeated
     }

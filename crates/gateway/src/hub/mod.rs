@@ -7,33 +7,35 @@
 //! puts the first words into the outbox, then the held frames that are newer than the position read, then lets the
 //! rest flow. So nothing is missed, repeated or out of order between "subscribed" and "live".
 
-mod channels;
 mod frame;
+mod joined;
 mod member;
 mod outbox;
 mod room;
+mod rooms;
 #[cfg(test)]
 mod tests;
 mod turn;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use countersign_backplane::{Channel, Interest, Wanted};
+use countersign_backplane::{Channel, ChannelNumber, Interest, Wanted};
 use countersign_protocol::{CallbackId, Position, close};
 use slab::Slab;
 
-use channels::Channels;
 pub(crate) use frame::{Facts, Frame};
+use joined::Joined;
 use member::Member;
 pub(crate) use outbox::{Attention, Outbox, OutboxLimits, Sink, WhenFull};
 pub(crate) use room::Missed;
 use room::Room;
+use rooms::Rooms;
 pub(crate) use turn::Turn;
 
 /// Rooms and their members. One a node.
@@ -46,8 +48,7 @@ pub(crate) struct Hub {
 #[derive(Debug, Default)]
 struct State {
     connections: Slab<Connected>,
-    /// Boxed: the table has room for more than there are.
-    rooms: HashMap<Channel, Box<Room>>,
+    rooms: Rooms,
     /// How often the subscription broke or came back.
     interruptions: u64,
 }
@@ -55,7 +56,7 @@ struct State {
 #[derive(Debug)]
 struct Connected {
     outbox: Arc<Outbox>,
-    channels: Channels,
+    joined: Joined,
 }
 
 /// A connection's place in the hub. Dropping it leaves every room.
@@ -94,13 +95,13 @@ impl Hub {
     /// A place for a connection with this outbox; in no room yet.
     pub(crate) fn enter(self: &Arc<Self>, outbox: Arc<Outbox>) -> Membership {
         let connection =
-            self.lock().connections.insert(Connected { outbox: Arc::clone(&outbox), channels: Channels::new() });
+            self.lock().connections.insert(Connected { outbox: Arc::clone(&outbox), joined: Joined::new() });
         Membership { hub: Arc::clone(self), connection, outbox }
     }
 
     /// Hands each frame to every member of its room, in order: `frames[i]` was heard on `channels[i]`. What they said is in
     /// the outboxes when this returns, and the turn says which of these have to be written.
-    pub(crate) fn deliver(&self, channels: &[Channel], frames: &[Frame]) -> Turn {
+    pub(crate) fn deliver(&self, channels: &[ChannelNumber], frames: &[Frame]) -> Turn {
         let mut state = self.lock();
         let mut turn = Turn::default();
         let mut from = 0;
@@ -108,7 +109,7 @@ impl Hub {
         for channels in channels.chunk_by(|one, next| one == next) {
             let frames = frames.get(from..from + channels.len()).unwrap_or_default();
             from += channels.len();
-            let Some(room) = channels.first().and_then(|channel| state.rooms.get_mut(channel)) else { continue };
+            let Some(room) = channels.first().and_then(|channel| state.rooms.get_mut(*channel)) else { continue };
             let hole = room.hear(frames, &mut turn);
             turn.hole |= hole;
         }
@@ -117,7 +118,8 @@ impl Hub {
 
     /// Says something to every member of a room, outside of any history; to those who are joining after their first words.
     pub(crate) fn tell(&self, channel: &Channel, frame: &Frame) {
-        if let Some(room) = self.lock().rooms.get_mut(channel) {
+        let mut state = self.lock();
+        if let Some(room) = self.interest.number_of(channel).and_then(|number| state.rooms.get_mut(number)) {
             room.tell(frame);
         }
     }
@@ -131,9 +133,9 @@ impl Hub {
         if crate::simulation::Flaw::IgnoresInterruptions.is_made() {
             return;
         }
-        for (channel, room) in &mut state.rooms {
+        for room in state.rooms.iter_mut() {
             // Who is still joining reads after this, or does not join.
-            let fillable = channel.address().is_some() || matches!(channel, Channel::Presence(_));
+            let fillable = room.channel().address().is_some() || matches!(room.channel(), Channel::Presence(_));
             if fillable && room.is_live() {
                 room.hold();
             }
@@ -144,10 +146,10 @@ impl Hub {
     /// chance.
     pub(crate) fn holding(&self) -> Vec<(Channel, Option<Position>)> {
         let mut state = self.lock();
-        let holding = state.rooms.iter_mut().filter(|(_, room)| room.holds());
-        let look = |(channel, room): (&Channel, &mut Box<Room>)| {
+        let holding = state.rooms.iter_mut().filter(|room| room.holds());
+        let look = |room: &mut Room| {
             room.looked_at();
-            (channel.clone(), room.last().cloned())
+            (room.channel().clone(), room.last().cloned())
         };
         let mut holding: Vec<_> = holding.map(look).collect();
         drop(state);
@@ -158,7 +160,10 @@ impl Hub {
     /// Fills the hole of an address, or tells it, and lets the rest flow. Whether that shows another hole.
     pub(crate) fn release(&self, channel: &Channel, missed: Missed) -> bool {
         let mut turn = Turn::default();
-        let another = self.lock().rooms.get_mut(channel).is_some_and(|room| room.release(missed, &mut turn));
+        let mut state = self.lock();
+        let room = self.interest.number_of(channel).and_then(|number| state.rooms.get_mut(number));
+        let another = room.is_some_and(|room| room.release(missed, &mut turn));
+        drop(state);
         turn.leave_to_owners();
         another
     }
@@ -198,13 +203,13 @@ impl Hub {
         }
     }
 
-    fn leave(&self, connection: usize, channel: &Channel) -> bool {
+    fn leave(&self, connection: usize, channel: ChannelNumber) -> bool {
         let mut state = self.lock();
-        let was = state.connections.get_mut(connection).is_some_and(|connected| connected.channels.remove(channel));
-        if was {
-            state.leave_room(connection, channel);
+        let place = state.connections.get_mut(connection).and_then(|connected| connected.joined.leave(channel));
+        if let Some(place) = place {
+            state.leave_room(channel, place);
         }
-        was
+        place.is_some()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -222,10 +227,19 @@ pub(crate) struct Load {
 }
 
 impl State {
-    fn leave_room(&mut self, connection: usize, channel: &Channel) {
+    /// A connection in a room.
+    fn member(&mut self, channel: ChannelNumber, connection: usize) -> Option<(&mut Room, usize)> {
+        let place = self.connections.get(connection)?.joined.place_in(channel)?;
+        Some((self.rooms.get_mut(channel)?, place))
+    }
+
+    /// The member at this place is one no longer.
+    fn leave_room(&mut self, channel: ChannelNumber, place: usize) {
         let Some(room) = self.rooms.get_mut(channel) else { return };
-        if let Some(at) = room.members.iter().position(|member| member.connection == connection) {
-            room.members.swap_remove(at);
+        room.members.swap_remove(place);
+        if let Some(moved) = room.members.get(place) {
+            let moved = self.connections.get_mut(moved.connection).expect("a member's connection is in the hub");
+            moved.joined.stand_in(channel, place);
         }
         #[cfg(test)]
         if crate::simulation::Flaw::KeepsRooms.is_made() {
@@ -245,20 +259,21 @@ impl Membership {
 
     /// Makes the connection a member of a room, with everything held back from now on. A connection may be in at most
     /// `most` rooms.
-    pub(crate) fn join(&self, channel: Channel, most: usize) -> Result<Joining, NotJoined> {
+    pub(crate) fn join(&self, channel: &Channel, most: usize) -> Result<Joining, NotJoined> {
         let mut state = self.hub.lock();
         let State { connections, rooms, interruptions } = &mut *state;
         let interruptions = AtomicU64::new(*interruptions);
         let connected = connections.get_mut(self.connection).expect("a membership's connection is in the hub");
-        if connected.channels.contains(&channel) {
+        let number = self.hub.interest.number_of(channel);
+        if number.is_some_and(|number| connected.joined.place_in(number).is_some()) {
             return Err(NotJoined::Already);
         }
-        if connected.channels.len() >= most {
+        if connected.joined.len() >= most {
             return Err(NotJoined::TooMany);
         }
-        connected.channels.insert(channel.clone());
-        let wanted = self.hub.interest.want(channel.clone());
-        let room = rooms.entry(channel.clone()).or_insert_with(|| Box::new(Room::new(self.hub.interest.want(channel))));
+        let wanted = self.hub.interest.want(channel);
+        let room = rooms.get_or_insert_with(wanted.number(), || Room::new(self.hub.interest.want(wanted.channel())));
+        connected.joined.stand_in(wanted.number(), room.members.len());
         room.members.push(Member::joining(self.connection, Arc::clone(&self.outbox)));
         Ok(Joining { hub: Arc::clone(&self.hub), connection: self.connection, wanted, interruptions, completed: false })
     }
@@ -266,17 +281,17 @@ impl Membership {
     /// Says something to a live member of a room: where it is there.
     pub(crate) fn tell_position(&self, channel: &Channel, say: impl FnOnce(Option<Position>) -> Frame) {
         // Under the lock, so that nothing is delivered in between.
-        let state = self.hub.lock();
-        let position = state.rooms.get(channel).and_then(|room| room.position_of(self.connection));
+        let mut state = self.hub.lock();
+        let position = self.in_room(&mut state, channel).and_then(|(room, place)| room.position_of(place));
         self.outbox.owe(&say(position));
     }
 
     /// Holds back what a member of a room hears from now on, as when it joined; `None` when it is no member.
     pub(crate) fn hold_back(&self, channel: &Channel) -> Option<Joining> {
         let mut state = self.hub.lock();
-        let room = state.rooms.get_mut(channel)?;
-        room.members.iter_mut().find(|member| member.connection == self.connection)?.hold_back();
-        let wanted = self.hub.interest.want(channel.clone());
+        let (room, place) = self.in_room(&mut state, channel)?;
+        room.members.get_mut(place)?.hold_back();
+        let wanted = self.hub.interest.want(channel);
         let interruptions = AtomicU64::new(state.interruptions);
         Some(Joining {
             hub: Arc::clone(&self.hub),
@@ -291,27 +306,33 @@ impl Membership {
     pub(crate) fn has_room_for<'a>(&self, channels: impl Iterator<Item = &'a Channel>, most: usize) -> bool {
         let state = self.hub.lock();
         let Some(connected) = state.connections.get(self.connection) else { return false };
-        let new = channels.filter(|channel| !connected.channels.contains(channel)).count();
-        connected.channels.len() + new <= most
+        let is_in = |number| connected.joined.place_in(number).is_some();
+        let new = channels.filter(|channel| !self.hub.interest.number_of(channel).is_some_and(is_in)).count();
+        connected.joined.len() + new <= most
     }
 
     /// Whether the connection is in a room.
     pub(crate) fn is_in(&self, channel: &Channel) -> bool {
-        self.hub.lock().connections.get(self.connection).is_some_and(|connected| connected.channels.contains(channel))
+        self.in_room(&mut self.hub.lock(), channel).is_some()
     }
 
     /// Leaves a room; whether the connection was in it.
     pub(crate) fn leave(&self, channel: &Channel) -> bool {
-        self.hub.leave(self.connection, channel)
+        self.hub.interest.number_of(channel).is_some_and(|number| self.hub.leave(self.connection, number))
+    }
+
+    /// The room of a channel and the connection's place there, if it is in it.
+    fn in_room<'s>(&self, state: &'s mut State, channel: &Channel) -> Option<(&'s mut Room, usize)> {
+        state.member(self.hub.interest.number_of(channel)?, self.connection)
     }
 }
 
 impl Drop for Membership {
     fn drop(&mut self) {
         let mut state = self.hub.lock();
-        let connected = state.connections.remove(self.connection);
-        for channel in connected.channels.into_vec() {
-            state.leave_room(self.connection, &channel);
+        let mut connected = state.connections.remove(self.connection);
+        while let Some((channel, place)) = connected.joined.leave_any() {
+            state.leave_room(channel, place);
         }
     }
 }
@@ -327,9 +348,9 @@ impl Joining {
     pub(crate) fn reads(&self) {
         let mut state = self.hub.lock();
         self.interruptions.store(state.interruptions, Ordering::Relaxed);
-        let room = state.rooms.get_mut(self.wanted.channel());
-        let member = room.and_then(|room| room.members.iter_mut().find(|member| member.connection == self.connection));
-        if let Some(member) = member {
+        if let Some((room, place)) = state.member(self.wanted.number(), self.connection)
+            && let Some(member) = room.members.get_mut(place)
+        {
             member.begin_again();
         }
     }
@@ -342,8 +363,8 @@ impl Joining {
         self.completed = true;
         let mut state = self.hub.lock();
         let overtaken = state.interruptions != self.interruptions.load(Ordering::Relaxed);
-        let Some(room) = state.rooms.get_mut(self.wanted.channel()) else { return };
-        let Some(member) = room.members.iter_mut().find(|member| member.connection == self.connection) else { return };
+        let Some((room, place)) = state.member(self.wanted.number(), self.connection) else { return };
+        let Some(member) = room.members.get_mut(place) else { return };
         if overtaken {
             member.close(close::UNAVAILABLE);
             return;
@@ -356,7 +377,7 @@ impl Joining {
 impl Drop for Joining {
     fn drop(&mut self) {
         if !self.completed {
-            self.hub.leave(self.connection, self.wanted.channel());
+            self.hub.leave(self.connection, self.wanted.number());
         }
     }
 }

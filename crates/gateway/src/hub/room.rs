@@ -2,8 +2,9 @@
 //! interruption of the node's subscription, makes the room hold back what follows until the hole is filled from history or
 //! told: members hear in order, without repeats, and never past a silent hole.
 
-use countersign_backplane::Wanted;
+use countersign_backplane::{Channel, Wanted};
 use countersign_protocol::Position;
+use smallvec::SmallVec;
 
 use super::{Frame, Turn, member::Member};
 #[cfg(test)]
@@ -13,8 +14,9 @@ use crate::simulation::Flaw;
 #[derive(Debug)]
 pub(super) struct Room {
     /// Keeps the channel subscribed as long as there are members.
-    _wanted: Wanted,
-    pub(super) members: Vec<Member>,
+    wanted: Wanted,
+    /// Most rooms are of one user with one device.
+    pub(super) members: SmallVec<[Member; 1]>,
     /// The newest message that the members have heard; before they have heard any, the oldest of which one was told when it came.
     last: Option<Position>,
     /// Whether they have heard it. What one was told when it came, another may still have to hear.
@@ -22,7 +24,7 @@ pub(super) struct Room {
     /// Members were told of different numberings, and nobody knows which is the older one.
     apart: bool,
     /// What was heard since the hole; `None` while there is none.
-    held: Option<Held>,
+    held: Option<Box<Held>>,
 }
 
 #[derive(Debug, Default)]
@@ -58,8 +60,12 @@ pub(crate) enum Missed {
 
 impl Room {
     pub(super) fn new(wanted: Wanted) -> Self {
-        // Most rooms are of one user with one device.
-        Self { _wanted: wanted, members: Vec::with_capacity(1), last: None, heard: false, apart: false, held: None }
+        Self { wanted, members: SmallVec::new(), last: None, heard: false, apart: false, held: None }
+    }
+
+    /// Whose messages are heard here.
+    pub(super) fn channel(&self) -> &Channel {
+        self.wanted.channel()
     }
 
     /// Frames were heard. Whether they show a hole that somebody has to fill.
@@ -135,9 +141,8 @@ impl Room {
     }
 
     /// Up to where a member has heard or was told.
-    pub(super) fn position_of(&self, connection: usize) -> Option<Position> {
-        let member = self.members.iter().find(|member| member.connection == connection);
-        match (member.and_then(Member::told), &self.last) {
+    pub(super) fn position_of(&self, place: usize) -> Option<Position> {
+        match (self.members.get(place).and_then(Member::told), &self.last) {
             (Some(told), Some(last)) if told.epoch == last.epoch && told.offset < last.offset => Some(last.clone()),
             (Some(told), _) => Some(told.clone()),
             (None, last) => last.clone(),
@@ -152,7 +157,7 @@ impl Room {
                 // Whoever looks anew finds them in the history, or it is told that they are missing.
                 held.frames.retain(|frame| frame.position().is_none());
             }
-            None => self.held = Some(Held::default()),
+            None => self.held = Some(Box::default()),
         }
     }
 
@@ -180,7 +185,7 @@ impl Room {
         }
         let Some(held) = self.held.take() else { return false };
         #[cfg(test)]
-        let held = if Flaw::ForgetsHeld.is_made() { Held::default() } else { held };
+        let held = if Flaw::ForgetsHeld.is_made() { Box::default() } else { held };
         match missed {
             Missed::Messages(frames, position) => {
                 self.deliver(&frames, turn);

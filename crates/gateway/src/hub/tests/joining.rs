@@ -43,7 +43,7 @@ fn what_was_read_of_a_hole_before_another_interruption_does_not_fill_it() {
 fn two_who_come_at_once_and_read_one_after_the_other_both_hear_everything() {
     let (hub, _) = hub();
     let (alice, bob, carol) = (connect(&hub), connect(&hub), connect(&hub));
-    let [first, second, third] = [&alice, &bob, &carol].map(|member| member.join(topic("a"), 10).unwrap());
+    let [first, second, third] = [&alice, &bob, &carol].map(|member| member.join(&topic("a"), 10).unwrap());
     first.complete(&[], Some(&Position::new("e", 4)), &HashSet::new());
     deliver(&hub, [(topic("a"), at("2", "e", 2)), (topic("a"), at("3", "e", 3))]);
     second.complete(&[], Some(&Position::new("e", 1)), &HashSet::new());
@@ -58,7 +58,7 @@ fn two_who_come_at_once_and_read_one_after_the_other_both_hear_everything() {
 fn a_hole_in_a_room_that_has_heard_nothing_begins_at_the_oldest_that_a_member_was_told() {
     let (hub, _) = hub();
     let (alice, bob) = (connect(&hub), connect(&hub));
-    let (first, second) = (alice.join(topic("a"), 10).unwrap(), bob.join(topic("a"), 10).unwrap());
+    let (first, second) = (alice.join(&topic("a"), 10).unwrap(), bob.join(&topic("a"), 10).unwrap());
     first.complete(&[], Some(&Position::new("e", 4)), &HashSet::new());
     second.complete(&[], Some(&Position::new("e", 2)), &HashSet::new());
     assert!(deliver(&hub, [(topic("a"), at("6", "e", 6))]));
@@ -69,8 +69,8 @@ fn a_hole_in_a_room_that_has_heard_nothing_begins_at_the_oldest_that_a_member_wa
 fn where_a_room_is_whose_members_were_told_of_different_numberings_is_not_known() {
     let (hub, _) = hub();
     let (alice, bob) = (connect(&hub), connect(&hub));
-    alice.join(topic("a"), 10).unwrap().complete(&[], Some(&Position::new("e", 4)), &HashSet::new());
-    bob.join(topic("a"), 10).unwrap().complete(&[], Some(&Position::beginning()), &HashSet::new());
+    alice.join(&topic("a"), 10).unwrap().complete(&[], Some(&Position::new("e", 4)), &HashSet::new());
+    bob.join(&topic("a"), 10).unwrap().complete(&[], Some(&Position::beginning()), &HashSet::new());
     hub.interrupt();
     assert_eq!(hub.holding(), [(topic("a"), None)], "a history from the beginning says nothing of what follows e:4");
 }
@@ -79,11 +79,11 @@ fn where_a_room_is_whose_members_were_told_of_different_numberings_is_not_known(
 fn whoever_joins_while_the_subscription_breaks_comes_back() {
     let (hub, _) = hub();
     let (alice, bob) = (connect(&hub), connect(&hub));
-    let joining = alice.join(topic("a"), 10).unwrap();
+    let joining = alice.join(&topic("a"), 10).unwrap();
     hub.interrupt();
     joining.complete(&[Frame::plain("confirmed")], Some(&Position::new("e", 1)), &HashSet::new());
     assert_eq!(closed(&alice), Some(close::UNAVAILABLE), "2 may have been lost after 1 was read");
-    let joining = bob.join(topic("a"), 10).unwrap();
+    let joining = bob.join(&topic("a"), 10).unwrap();
     hub.interrupt();
     joining.reads();
     joining.complete(&[Frame::plain("confirmed")], Some(&Position::new("e", 2)), &HashSet::new());
@@ -94,7 +94,7 @@ fn whoever_joins_while_the_subscription_breaks_comes_back() {
 fn whoever_joins_before_a_number_that_was_not_heard_comes_back() {
     let (hub, _) = hub();
     let (alice, bob) = (connect(&hub), connect(&hub));
-    let (first, second) = (alice.join(topic("a"), 10).unwrap(), bob.join(topic("a"), 10).unwrap());
+    let (first, second) = (alice.join(&topic("a"), 10).unwrap(), bob.join(&topic("a"), 10).unwrap());
     deliver(&hub, [(topic("a"), message("3", "e", 3)), (topic("a"), message("4", "e", 4))]);
     first.complete(&[], Some(&Position::new("e", 1)), &HashSet::new());
     assert_eq!(closed(&alice), Some(close::UNAVAILABLE));
@@ -106,7 +106,7 @@ fn whoever_joins_before_a_number_that_was_not_heard_comes_back() {
 fn what_is_left_from_a_subscription_before_is_not_heard_after_the_confirmation_of_another() {
     let (hub, _) = hub();
     let alice = connect(&hub);
-    let joining = alice.join(topic("a"), 10).unwrap();
+    let joining = alice.join(&topic("a"), 10).unwrap();
     say(&hub, &topic("a"), "old");
     joining.reads();
     say(&hub, &topic("a"), "new");
@@ -121,7 +121,7 @@ fn whoever_was_told_of_more_than_a_gap_when_it_came_is_not_told_to_go_back() {
     live(&alice, &topic("a"));
     deliver(&hub, [(topic("a"), at("1", "e", 1))]);
     hub.interrupt();
-    bob.join(topic("a"), 10).unwrap().complete(&[], Some(&Position::new("e", 9)), &HashSet::new());
+    bob.join(&topic("a"), 10).unwrap().complete(&[], Some(&Position::new("e", 9)), &HashSet::new());
     deliver(&hub, [(topic("a"), at("9", "e", 9)), (topic("a"), at("10", "e", 10))]);
     hub.release(&topic("a"), gap("e", 8));
     assert_eq!(
@@ -138,7 +138,7 @@ fn whoever_subscribes_again_is_told_where_it_is() {
         alice.tell_position(&topic("a"), |position| Frame::plain(position.unwrap().to_string()));
         sent(&alice)
     };
-    alice.join(topic("a"), 10).unwrap().complete(&[], Some(&Position::new("e", 5)), &HashSet::new());
+    alice.join(&topic("a"), 10).unwrap().complete(&[], Some(&Position::new("e", 5)), &HashSet::new());
     deliver(&hub, [(topic("a"), at("4", "e", 4))]);
     assert_eq!(again(), ["e:5"], "what it was told when it came");
     deliver(&hub, [(topic("a"), at("5", "e", 5)), (topic("a"), at("6", "e", 6))]);
@@ -157,8 +157,8 @@ fn whoever_was_told_of_the_new_numbering_hears_nothing_of_the_old_one() {
     live(&alice, &topic("a"));
     deliver(&hub, [(topic("a"), at("1", "e", 1))]);
     hub.interrupt();
-    bob.join(topic("a"), 10).unwrap().complete(&[], Some(&Position::new("f", 0)), &HashSet::new());
-    carol.join(topic("a"), 10).unwrap().complete(&[], Some(&Position::new("f", 3)), &HashSet::new());
+    bob.join(&topic("a"), 10).unwrap().complete(&[], Some(&Position::new("f", 0)), &HashSet::new());
+    carol.join(&topic("a"), 10).unwrap().complete(&[], Some(&Position::new("f", 3)), &HashSet::new());
     let torn = |told: u64, next: Vec<Frame>| {
         Missed::Torn(vec![at("2", "e", 2)], at("gap", "f", told), next, Position::new("f", 2))
     };
@@ -167,7 +167,7 @@ fn whoever_was_told_of_the_new_numbering_hears_nothing_of_the_old_one() {
     assert_eq!((sent(&bob), sent(&carol)), (vec!["n1".to_owned(), "n2".to_owned()], vec![]));
     hub.interrupt();
     let dora = connect(&hub);
-    dora.join(topic("a"), 10).unwrap().complete(&[], Some(&Position::new("f", 1)), &HashSet::new());
+    dora.join(&topic("a"), 10).unwrap().complete(&[], Some(&Position::new("f", 1)), &HashSet::new());
     hub.release(&topic("a"), torn(2, vec![]));
     assert_eq!(sent(&dora), ["gap"], "it was told of less");
 }
