@@ -5,6 +5,7 @@
 //! - [`address`]: where a message goes: `broadcast`, `user:<id>` or `topic:<name>`.
 //! - [`position`]: `{epoch, offset}` of a message within the history of its address.
 //! - [`payload`]: bytes that are known to be one JSON object, and the splice that adds routing facts to them.
+//! - [`json`]: whether bytes are one JSON object, without reading it into anything.
 //! - [`fields`]: reads fields of a JSON object so that every error names the field and what was expected.
 //! - [`action`]: what clients say.
 //! - [`event`]: what the gateway says to clients.
@@ -27,6 +28,7 @@ pub mod event;
 pub mod fields;
 pub mod heartbeat;
 pub mod ids;
+pub mod json;
 pub mod notification;
 pub mod payload;
 pub mod position;

@@ -10,7 +10,8 @@ use crate::{
     callback::OnTimeout,
     fields::{FieldError, Fields},
     ids::{CallbackId, IdempotencyKey, ReplyName, TaskId, UserId},
-    payload::{DEEPEST, JsonText, Payload},
+    json::DEEPEST,
+    payload::{JsonText, Payload},
     question::Question,
 };
 

@@ -11,43 +11,53 @@ use serde::{
     de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor},
 };
 
-use crate::{address::Address, fields::FieldError, ids::MessageId, position::Position, receipt::RECEIPT_FIELDS};
+use crate::{
+    address::Address,
+    fields::FieldError,
+    ids::MessageId,
+    json::{self, DEEPEST, NotObject},
+    position::Position,
+    receipt::RECEIPT_FIELDS,
+};
 
 /// Keys that the gateway writes into messages; producers may not use them through HTTP and the inbox.
 pub const RESERVED: [&str; 2] = ["target_user_id", "_meta"];
-
-/// The deepest nesting of a body that comes through HTTP or from a client.
-pub const DEEPEST: usize = 127;
 
 /// One JSON object, as UTF-8 bytes without white space around it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Payload(Bytes);
 
 impl Payload {
-    /// Checks that the bytes are one JSON object in UTF-8.
+    /// Checks that the bytes are one JSON object in UTF-8, nested at most [`DEEPEST`] deep.
     ///
     /// # Errors
     /// When they are not.
     pub fn parse(bytes: Bytes) -> Result<Self, FieldError> {
         let wrong = |got: String| FieldError::new("message", "one JSON object in UTF-8", got);
-        std::str::from_utf8(&bytes).map_err(|_| wrong("bytes that are not UTF-8".to_owned()))?;
+        simdutf8::basic::from_utf8(&bytes).map_err(|_| wrong("bytes that are not UTF-8".to_owned()))?;
         let bytes = trim(bytes);
         if bytes.first() != Some(&b'{') {
             return Err(wrong(if bytes.is_empty() { "nothing".to_owned() } else { "something else".to_owned() }));
         }
-        serde_json::from_slice::<IgnoredAny>(&bytes).map_err(|error| wrong(error.to_string()))?;
-        Ok(Self(bytes))
+        match json::check_object(&bytes) {
+            Ok(()) => Ok(Self(bytes)),
+            Err(NotObject::TooDeep(_)) => {
+                Err(FieldError::new("message", format!("at most {DEEPEST} nested objects and arrays"), "more"))
+            }
+            Err(NotObject::Malformed(at)) => {
+                // The library's words, which say more.
+                let said = serde_json::from_slice::<IgnoredAny>(&bytes).err().map(|error| error.to_string());
+                Err(wrong(said.unwrap_or_else(|| format!("something else at byte {at}"))))
+            }
+        }
     }
 
-    /// As [`Self::parse`], and refuses what only bare Redis `PUBLISH` may carry: [`RESERVED`] keys, and nesting beyond [`DEEPEST`].
+    /// As [`Self::parse`], and refuses what only bare Redis `PUBLISH` may carry: [`RESERVED`] keys.
     ///
     /// # Errors
     /// The first of these that is wrong.
     pub fn parse_body(bytes: Bytes) -> Result<Self, FieldError> {
         let payload = Self::parse(bytes)?;
-        if depth(&payload.0) > DEEPEST {
-            return Err(FieldError::new("message", format!("at most {DEEPEST} nested objects and arrays"), "more"));
-        }
         payload.without(&RESERVED, "nothing, as the gateway writes this field itself")?;
         Ok(payload)
     }
@@ -181,25 +191,6 @@ fn trim(bytes: Bytes) -> Bytes {
     if trimmed.len() == bytes.len() { bytes } else { bytes.slice_ref(trimmed) }
 }
 
-/// How deep brackets nest in bytes that are known to be JSON.
-fn depth(json: &[u8]) -> usize {
-    let (mut depth, mut deepest, mut in_string, mut escaped) = (0usize, 0, false, false);
-    for byte in json {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b'{' | b'[' if !in_string => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
-}
-
 /// The first key of an object that is one of these names, decoded, so that escapes cannot hide one.
 struct KeyAmong<'a>(&'a [&'static str]);
 
@@ -252,11 +243,12 @@ mod tests {
     }
 
     #[test]
-    fn nesting_is_limited_and_brackets_in_strings_do_not_count() {
-        let deep = |levels: usize| Bytes::from(format!("{{\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels)));
-        assert!(Payload::parse_body(deep(DEEPEST - 1)).is_ok());
-        assert!(Payload::parse_body(deep(DEEPEST)).is_err());
-        assert!(Payload::parse_body(Bytes::from(format!(r#"{{"a":"\"{}"}}"#, "[".repeat(500)))).is_ok());
+    fn what_is_wrong_with_it_is_said() {
+        let said = |text: String| Payload::parse(Bytes::from(text)).unwrap_err().to_string();
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(DEEPEST), "]".repeat(DEEPEST));
+        assert_eq!(said(deep), "message: expected at most 127 nested objects and arrays, got more");
+        let cut = said(r#"{"a":"#.to_owned());
+        assert_eq!(cut, "message: expected one JSON object in UTF-8, got EOF while parsing a value at line 1 column 5");
     }
 
     #[test]
