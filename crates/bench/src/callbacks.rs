@@ -22,7 +22,7 @@ use crate::{
     },
     args::Server,
     backlog::Standing,
-    crowd::{self, Audience, Listener, Seating, frames},
+    crowd::{self, Audience, Listener, Seating},
     dialect::Dialect,
     machine::clock::{Clock, nanos},
     progress::Progress,
@@ -75,7 +75,7 @@ impl Listener for Device {
         let Some(id) = rest.iter().position(|byte| *byte == b'"').and_then(|end| rest.get(..end)) else { return };
         let id = String::from_utf8_lossy(id);
         let confirm = format!(r#"{{"action":"confirm","callback_id":"{id}","proceed":true,"feedback":"{FEEDBACK}"}}"#);
-        frames::write(frames::TEXT, confirm.as_bytes(), out);
+        crowd::say(confirm.as_bytes(), out);
     }
 
     fn summary(self, _closed: bool) {}

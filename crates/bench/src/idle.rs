@@ -7,7 +7,7 @@ use clap::Args;
 use crate::{
     account::{meter::Meter, report::Report},
     args::{Crowd, Server},
-    crowd::{Audience, Listener, Seating, frames},
+    crowd::{self, Audience, Listener, Seating},
     dialect::Dialect,
     machine::clock::Clock,
     progress::Progress,
@@ -36,10 +36,10 @@ impl Listener for Sleeper {
 
     fn opened(&mut self, _now: u64, out: &mut Vec<u8>) -> bool {
         if let Some(words) = self.dialect.greeting() {
-            frames::write(frames::TEXT, words, out);
+            crowd::say(words, out);
         }
         if let Some(topic) = &self.topic {
-            frames::write(frames::TEXT, subscribe(topic).as_bytes(), out);
+            crowd::say(subscribe(topic).as_bytes(), out);
         }
         !self.dialect.announces()
     }

@@ -13,7 +13,7 @@ use crate::{
         report::{Latency, Report},
     },
     args::{Crowd, Server},
-    crowd::{Audience, Listener, Seating, frames},
+    crowd::{self, Audience, Listener, Seating},
     dialect::Dialect,
     machine::clock::{Clock, nanos},
     progress::Progress,
@@ -62,11 +62,11 @@ impl Player {
         self.on_the_way = Some(intended);
         self.sent += 1;
         match self.exchange {
-            Exchange::Ping => frames::write(frames::TEXT, self.dialect.ping(), out),
+            Exchange::Ping => crowd::say(self.dialect.ping(), out),
             Exchange::Subscription => {
                 let action = if self.sent % 2 == 1 { "subscribe" } else { "unsubscribe" };
                 let text = format!(r#"{{"action":"{action}","topic":"bench:churn-{}"}}"#, self.index);
-                frames::write(frames::TEXT, text.as_bytes(), out);
+                crowd::say(text.as_bytes(), out);
             }
         }
     }
@@ -103,7 +103,7 @@ impl Listener for Player {
 
     fn opened(&mut self, now: u64, out: &mut Vec<u8>) -> bool {
         if let Some(words) = self.dialect.greeting() {
-            frames::write(frames::TEXT, words, out);
+            crowd::say(words, out);
         }
         self.due += now;
         if !self.dialect.announces() {

@@ -17,7 +17,7 @@ use crate::{
         report::{Latency, Report},
     },
     args::{Crowd, DoorKind, Flow, Server},
-    crowd::{Audience, Listener, Seating, frames},
+    crowd::{self, Audience, Listener, Seating},
     dialect::Dialect,
     doors::{Door, Target},
     machine::clock::Clock,
@@ -122,10 +122,10 @@ impl Listener for Counter {
 
     fn opened(&mut self, _now: u64, out: &mut Vec<u8>) -> bool {
         if let Some(words) = self.dialect.greeting() {
-            frames::write(frames::TEXT, words, out);
+            crowd::say(words, out);
         }
         if let Some(topic) = &self.topic {
-            frames::write(frames::TEXT, subscribe(topic).as_bytes(), out);
+            crowd::say(subscribe(topic).as_bytes(), out);
         }
         !self.dialect.announces()
     }

@@ -1,13 +1,45 @@
 //! Whole frames, written. A server's frame is the same for everybody, so it is made once and shared; a client's frame is
 //! masked with a key that the caller draws afresh for each frame (RFC 6455 §5.3 wants it unpredictable).
+//!
+//! And whole frames, read where they lie: for a peer that trusts the other side to be well formed and counts every
+//! nanosecond, such as a load generator. Everybody else has the [`Decoder`](crate::Decoder), which joins fragments,
+//! inflates, and checks texts and close frames.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
     close,
-    header::{Header, Opcode},
+    decoder::Role,
+    header::{Compression, Header, Opcode},
     mask,
+    violation::Violation,
 };
+
+/// The first frame of `bytes` from the peer of `role` and what is behind it; `None` while it is not whole. The payload is
+/// as it lies there: not unmasked, not inflated, not checked to be UTF-8.
+///
+/// # Errors
+/// Like [`Header::parse`].
+#[inline]
+pub fn split_first(role: Role, compression: Compression, bytes: &[u8]) -> Result<Option<Split<'_>>, Violation> {
+    let Some((header, size)) = Header::parse(role, compression, bytes)? else { return Ok(None) };
+    let behind = bytes.get(size..).unwrap_or_default();
+    // What has more bytes than there are addresses is never whole.
+    let length = usize::try_from(header.length).unwrap_or(usize::MAX);
+    let Some((payload, rest)) = behind.split_at_checked(length) else { return Ok(None) };
+    Ok(Some(Split { header, payload, rest }))
+}
+
+/// A frame where it lies, and what is behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Split<'a> {
+    /// Its head.
+    pub header: Header,
+    /// As it was sent.
+    pub payload: &'a [u8],
+    /// Behind the frame.
+    pub rest: &'a [u8],
+}
 
 /// A server's frame that is a whole message, as one run of bytes.
 pub fn server(opcode: Opcode, payload: &[u8]) -> Bytes {
@@ -85,6 +117,28 @@ mod tests {
         // RFC 7692 §7.2.3.1.
         let deflated = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
         assert_eq!(&server_compressed(Opcode::Text, &deflated)[..3], [0xc1, 0x07, 0xf2]);
+    }
+
+    #[test]
+    fn frames_are_found_where_they_lie_and_a_cut_one_waits_for_the_rest() {
+        fn first(bytes: &[u8]) -> Result<Option<Split<'_>>, Violation> {
+            split_first(Role::Client, Compression::None, bytes)
+        }
+        for length in [0, 1, 125, 126, 65_535, 65_536] {
+            let frame = server(Opcode::Text, &vec![b'x'; length]);
+            let stream = [&frame[..], &[0x81, 1]].concat();
+            let split = first(&stream).unwrap().unwrap();
+            assert_eq!((split.header, split.rest), (Header::whole(Opcode::Text, length), &[0x81, 1][..]));
+            assert_eq!(split.payload.len(), length);
+            assert_eq!(first(split.rest), Ok(None));
+            for cut in [0, 1, frame.len() / 2, frame.len() - 1] {
+                assert_eq!(first(&stream[..cut]), Ok(None), "{cut} of {} bytes", frame.len());
+            }
+        }
+        assert_eq!(first(&[0x81, 127, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]), Ok(None));
+        assert_eq!(first(&[0x81, 0x80]), Err(Violation::Masked));
+        assert_eq!(first(&[0xc1, 0]), Err(Violation::ReservedBit));
+        assert!(split_first(Role::Client, Compression::Agreed, &[0xc1, 0]).unwrap().unwrap().header.compressed);
     }
 
     #[test]

@@ -55,10 +55,12 @@ pub struct Header {
     pub mask: Option<[u8; 4]>,
 }
 
-/// Whether RSV1 may be set: whether permessage-deflate was agreed.
+/// Whether RSV1 may be set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Compression {
+pub enum Compression {
+    /// permessage-deflate was agreed.
     Agreed,
+    /// It was not.
     None,
 }
 
@@ -116,16 +118,13 @@ impl Header {
         encoded
     }
 
-    /// Reads the head at the beginning of `bytes` from the peer of `role`, with its size; `None` while it is not whole. Two
-    /// bytes are enough to refuse most of what is wrong.
+    /// Reads the head at the beginning of `bytes` from the peer of `role`, with its size in bytes; `None` while it is not
+    /// whole. Two bytes are enough to refuse most of what is wrong.
     ///
     /// # Errors
     /// Everything that RFC 6455 §5.1, §5.2 and §5.5 forbid in a head alone.
-    pub(crate) fn parse(
-        role: Role,
-        compression: Compression,
-        bytes: &[u8],
-    ) -> Result<Option<(Self, usize)>, Violation> {
+    #[inline]
+    pub fn parse(role: Role, compression: Compression, bytes: &[u8]) -> Result<Option<(Self, usize)>, Violation> {
         let &[first, second, ..] = bytes else { return Ok(None) };
         let opcode = Opcode::from_bits(first & OPCODE)?;
         let starts = matches!(opcode, Opcode::Text | Opcode::Binary);

@@ -7,7 +7,7 @@
 //! - [`violation`]: what a peer does against the rules, each with its close code and a text.
 //! - [`limits`]: how much a peer may send at once.
 //! - [`header`]: the head of a frame, read and written.
-//! - [`frame`]: whole frames, written.
+//! - [`frame`]: whole frames, written; and read where they lie, for a peer that needs no messages put together.
 //! - [`close`]: the body of a close frame, and which codes may be on the wire.
 //! - [`deflate`]: permessage-deflate without context takeover: agreed on, made and read.
 //! - [`mask`]: exclusive or, eight bytes at a time.
@@ -54,6 +54,6 @@ pub mod violation;
 pub use decoder::{Decoder, Role};
 pub use deflate::{Deflater, Inflater};
 pub use event::Event;
-pub use header::{Header, Opcode};
+pub use header::{Compression, Header, Opcode};
 pub use limits::Limits;
 pub use violation::Violation;

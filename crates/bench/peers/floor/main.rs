@@ -3,7 +3,7 @@
 //! positions: what a gateway costs beyond this is what its features cost.
 //!
 //! `bench-floor PORT REDIS_PORT` listens on loopback. `GET …?user_id=<id>` hears `cs:broadcast` and `cs:user:<id>`; what
-//! a client says is echoed. It answers the handshake of the load generator only: its key is always the same.
+//! a client says is echoed. Of the handshake it reads what the load generator says.
 
 mod resp;
 
@@ -14,14 +14,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use countersign_ws::{Opcode, frame::append_server, handshake::Key};
 use mio::{
     Events, Interest, Poll, Token,
     net::{TcpListener, TcpStream},
 };
 
-/// What RFC 6455 §1.3 answers to its example key, which the load generator uses.
-const ANSWER: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 const LISTENER: Token = Token(usize::MAX - 1);
 const REDIS: Token = Token(usize::MAX - 2);
 const READ_BYTES: usize = 64 * 1024;
@@ -137,7 +135,7 @@ impl Floor {
             while let Some((words, end)) = resp::message(self.redis_in.get(read..).unwrap_or_default()) {
                 read += end;
                 match words {
-                    [b"message", b"cs:broadcast", text] => frame(&mut self.run, text),
+                    [b"message", b"cs:broadcast", text] => append_server(Opcode::Text, text, &mut self.run),
                     [b"message", channel, text] => {
                         let user = channel.strip_prefix(b"cs:user:").unwrap_or_default();
                         if let Some(&at) = self.users.get(user)
@@ -146,7 +144,7 @@ impl Floor {
                             if connection.out.is_empty() {
                                 self.dirty.push(at);
                             }
-                            frame(&mut connection.out, text);
+                            append_server(Opcode::Text, text, &mut connection.out);
                         }
                     }
                     _ => {}
@@ -199,7 +197,9 @@ impl Floor {
                 let user = user.split([' ', '&']).next().unwrap_or_default();
                 (connection.is_open, connection.user) = (true, user.into());
                 connection.rest = Vec::new();
-                connection.out.extend_from_slice(ANSWER);
+                let key = head.split_once("Sec-WebSocket-Key: ").and_then(|(_, rest)| rest.split("\r\n").next());
+                let key = key.and_then(|key| Key::parse(key.as_bytes())).context("a handshake without a key")?;
+                connection.out.extend_from_slice(&answer(key));
                 self.users.insert(user.into(), at);
                 let channel = format!("cs:user:{user}");
                 resp::command(&mut self.redis_out, &[b"SUBSCRIBE", channel.as_bytes()]);
@@ -255,6 +255,13 @@ impl Connection {
     }
 }
 
+/// To the handshake with this key (RFC 6455 §4.2.2).
+fn answer(key: Key) -> Vec<u8> {
+    let head =
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ";
+    [head, key.accept().as_bytes(), b"\r\n\r\n"].concat()
+}
+
 /// Writes as far as the socket takes it.
 fn send(stream: &mut TcpStream, out: &mut Vec<u8>) -> Result<()> {
     while !out.is_empty() {
@@ -266,21 +273,4 @@ fn send(stream: &mut TcpStream, out: &mut Vec<u8>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Appends a text frame (RFC 6455 §5.2).
-fn frame(out: &mut Vec<u8>, text: &[u8]) {
-    out.push(0x81);
-    match (u8::try_from(text.len()), u16::try_from(text.len())) {
-        (Ok(length @ 0..=125), _) => out.push(length),
-        (_, Ok(length)) => {
-            out.push(126);
-            out.extend_from_slice(&length.to_be_bytes());
-        }
-        _ => {
-            out.push(127);
-            out.extend_from_slice(&u64::try_from(text.len()).unwrap_or_default().to_be_bytes());
-        }
-    }
-    out.extend_from_slice(text);
 }

@@ -1,4 +1,5 @@
-//! Where to connect, and the handshake of RFC 6455 §4 as text: one request, one answer.
+//! Where to connect, and as whom: the request of each connection, with a key of its own, and whether the answer belongs to
+//! it.
 
 use std::{
     io::{Read, Write},
@@ -7,14 +8,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use countersign_ws::handshake::{
+    Key,
+    client::{LONGEST_HEAD, Request, read_answer},
+};
 use jsonwebtoken::EncodingKey;
 use reqwest::Url;
-
-/// The answer to the handshake is a few hundred bytes.
-const LONGEST_HEAD: usize = 8 * 1024;
-/// The example key of RFC 6455 §1.3 and the answer that proves that the server speaks WebSocket.
-const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
-const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// Where to connect.
 #[derive(Clone)]
@@ -56,26 +55,33 @@ impl Endpoint {
         let ask = || -> Result<Option<usize>> {
             let mut stream = std::net::TcpStream::connect(self.address)?;
             stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-            stream.write_all(self.request("nobody", "").as_bytes())?;
+            let key = key();
+            stream.write_all(&self.request(key, "nobody", ""))?;
             let mut bytes = vec![0; LONGEST_HEAD];
             let count = stream.read(&mut bytes)?;
-            answer(bytes.get(..count).unwrap_or_default())
+            answer(key, bytes.get(..count).unwrap_or_default())
         };
         matches!(ask(), Ok(Some(_)))
     }
 
     /// The request of a user; `more` is appended to the query.
-    pub(super) fn request(&self, user: &str, more: &str) -> String {
+    pub(super) fn request(&self, key: Key, user: &str, more: &str) -> Vec<u8> {
         let separator = if self.path.contains('?') { '&' } else { '?' };
-        let Self { host, path, secret, .. } = self;
-        let token = secret.as_ref().map_or_else(String::new, |secret| {
-            format!("Sec-WebSocket-Protocol: countersign.v1, bearer.{}\r\n", token(user, secret))
-        });
-        format!(
-            "GET {path}{separator}user_id={user}{more} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\n\
-             Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{token}\r\n"
-        )
+        let target = format!("{}{separator}user_id={user}{more}", self.path);
+        let token = self.secret.as_ref().map(|secret| format!("bearer.{}", token(user, secret)));
+        let offers = [PROTOCOL, token.as_deref().unwrap_or_default()];
+        let protocols = if token.is_some() { &offers[..] } else { &[] };
+        Request { host: &self.host, target: &target, key, protocols, extensions: None }.encode()
     }
+}
+
+/// What the gateway answers, so that it need not repeat a token.
+const PROTOCOL: &str = "countersign.v1";
+
+/// For one handshake. That it cannot be foretold is for proxies, of which there is none here; that it differs is for
+/// servers that might answer by heart.
+pub(super) fn key() -> Key {
+    Key::new(fastrand::u128(..).to_ne_bytes())
 }
 
 fn token(user: &str, secret: &EncodingKey) -> String {
@@ -84,19 +90,15 @@ fn token(user: &str, secret: &EncodingKey) -> String {
     jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, secret).expect("plain claims can be signed")
 }
 
-/// Where the answer ends; `None` when it is not complete.
-pub(super) fn answer(bytes: &[u8]) -> Result<Option<usize>> {
-    let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
-        ensure!(bytes.len() < LONGEST_HEAD, "the server's answer to the handshake does not end");
-        return Ok(None);
-    };
-    let head = String::from_utf8_lossy(bytes.get(..end).unwrap_or_default());
-    let status = head.lines().next().unwrap_or_default();
-    if !status.contains(" 101 ") {
-        bail!("the server answered {status:?} to the handshake");
+/// Where the answer to the handshake with this key ends; `None` when it is not complete.
+pub(super) fn answer(key: Key, bytes: &[u8]) -> Result<Option<usize>> {
+    let Some((answer, end)) = read_answer(bytes)? else { return Ok(None) };
+    if answer.status().as_u16() != 101 {
+        bail!("the server answered {} to the handshake", answer.status());
     }
-    ensure!(head.contains(ACCEPT), "the server switched protocols, but not to WebSocket");
-    Ok(Some(end + 4))
+    let asked = Request { host: "", target: "", key, protocols: &[PROTOCOL], extensions: None };
+    asked.check(&answer).context("the server switched protocols, but not to WebSocket")?;
+    Ok(Some(end))
 }
 
 #[cfg(test)]
@@ -106,12 +108,17 @@ mod tests {
     #[test]
     fn an_endpoint_keeps_its_path_and_query() {
         let endpoint = Endpoint::parse("ws://127.0.0.1:8765/ws?topic=a").unwrap();
-        let request = endpoint.request("u1", "&topic=b");
+        let request =
+            |endpoint: &Endpoint, more| String::from_utf8(endpoint.request(Key::new([0; 16]), "u1", more)).unwrap();
+        let asked = request(&endpoint, "&topic=b");
         assert!(
-            request.starts_with("GET /ws?topic=a&user_id=u1&topic=b HTTP/1.1\r\nHost: 127.0.0.1:8765\r\n"),
-            "{request}"
+            asked.starts_with("GET /ws?topic=a&user_id=u1&topic=b HTTP/1.1\r\nHost: 127.0.0.1:8765\r\n"),
+            "{asked}"
         );
-        assert!(Endpoint::parse("ws://127.0.0.1:8765").unwrap().request("u", "").starts_with("GET /?user_id=u HTTP"));
+        let bare = Endpoint::parse("ws://127.0.0.1:8765").unwrap();
+        assert!(request(&bare, "").starts_with("GET /?user_id=u1 HTTP"));
+        assert!(!request(&bare, "").contains("Protocol"));
+        assert!(request(&bare.with_tokens("s"), "").contains("Sec-WebSocket-Protocol: countersign.v1, bearer.ey"));
     }
 
     #[test]
@@ -121,12 +128,22 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_read_when_it_is_complete_and_refused_when_it_is_no_websocket() {
-        let good = format!("HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: {ACCEPT}\r\n\r\n");
-        assert_eq!(answer(good.as_bytes()).unwrap(), Some(good.len()));
-        assert_eq!(answer(&good.as_bytes()[..good.len() - 1]).unwrap(), None);
-        for wrong in ["HTTP/1.1 503 Busy\r\n\r\n", "HTTP/1.1 101 Switching\r\nSec-WebSocket-Accept: no\r\n\r\n"] {
-            assert!(answer(wrong.as_bytes()).is_err(), "{wrong}");
-        }
+    fn an_answer_counts_when_it_belongs_to_the_key_of_this_handshake() {
+        let (key, other) = (key(), key());
+        assert_ne!(key, other);
+        let good = |key: Key| {
+            let proof = key.accept();
+            let proof = proof.to_str().unwrap();
+            format!(
+                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                 Sec-WebSocket-Accept: {proof}\r\n\r\n"
+            )
+        };
+        let text = good(key);
+        assert_eq!(answer(key, text.as_bytes()).unwrap(), Some(text.len()));
+        assert_eq!(answer(key, &text.as_bytes()[..text.len() - 1]).unwrap(), None);
+        assert!(answer(key, good(other).as_bytes()).is_err(), "the answer to another handshake");
+        let busy = answer(key, b"HTTP/1.1 503 Busy\r\n\r\n").unwrap_err();
+        assert!(busy.to_string().contains("503"), "{busy}");
     }
 }

@@ -4,11 +4,15 @@
 use std::io::{ErrorKind, Read, Write};
 
 use anyhow::{Context as _, Result, bail};
+use countersign_ws::{
+    Compression, Opcode, Role, close,
+    frame::{self, Split},
+    handshake::Key,
+};
 use mio::{Interest, Registry, Token, net::TcpStream};
 
 use super::{
-    Listener,
-    frames::{self, Frame},
+    Listener, NO_MASK,
     handshake::{self, Endpoint},
 };
 use crate::account::meter::Meter;
@@ -41,6 +45,8 @@ pub(super) struct Seat<L> {
     /// When to open it again.
     pub(super) again: Option<u64>,
     stream: Option<TcpStream>,
+    /// Of the handshake that is on the way.
+    key: Option<Key>,
     /// The beginning of a frame, or of the answer to the handshake.
     rest: Vec<u8>,
     /// What the socket did not take yet.
@@ -51,7 +57,7 @@ impl<L: Listener> Seat<L> {
     pub(super) fn new(index: u64, listener: L) -> Self {
         let standing = Standing::Waiting;
         let (rest, out) = (Vec::new(), Vec::new());
-        Self { index, listener, standing, ends: Vec::new(), again: None, stream: None, rest, out }
+        Self { index, listener, standing, ends: Vec::new(), again: None, stream: None, key: None, rest, out }
     }
 
     /// Begins to connect.
@@ -61,7 +67,9 @@ impl<L: Listener> Seat<L> {
         room.registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         self.stream = Some(stream);
         self.rest = Vec::new();
-        self.out = endpoint.request(&super::user(self.index), &self.listener.query()).into_bytes();
+        let key = handshake::key();
+        self.key = Some(key);
+        self.out = endpoint.request(key, &super::user(self.index), &self.listener.query());
         Ok(())
     }
 
@@ -143,7 +151,8 @@ impl<L: Listener> Seat<L> {
     fn hear(&mut self, bytes: &[u8], now: u64, meter: &mut Meter) -> Result<()> {
         let mut left = bytes;
         if self.standing == Standing::Opening {
-            let Some(end) = handshake::answer(bytes)? else {
+            let key = self.key.context("an answer to a handshake that nobody has begun")?;
+            let Some(end) = handshake::answer(key, bytes)? else {
                 self.rest = bytes.to_vec();
                 return Ok(());
             };
@@ -151,22 +160,25 @@ impl<L: Listener> Seat<L> {
             let is_ready = self.listener.opened(now, &mut self.out);
             self.standing = if is_ready { Standing::Ready } else { Standing::Open };
         }
-        while let Some((Frame { opcode, payload }, end)) = frames::read(left)? {
-            match opcode {
-                frames::TEXT | frames::BINARY => {
+        while let Some(Split { header, payload, rest }) = frame::split_first(Role::Client, Compression::None, left)? {
+            left = rest;
+            match header.opcode {
+                Opcode::Text | Opcode::Binary if header.last => {
                     if self.standing == Standing::Open && self.listener.is_ready(payload) {
                         self.standing = Standing::Ready;
                     }
                     self.listener.hear(payload, now, meter, &mut self.out);
                 }
-                frames::PING => frames::write(frames::PONG, payload, &mut self.out),
-                frames::CLOSE => {
-                    let (code, reason) = frames::close_reason(payload);
-                    bail!("{code} {reason}");
+                Opcode::Text | Opcode::Binary | Opcode::Continuation => {
+                    bail!("the server sent a message in fragments, which this load generator does not join")
                 }
-                _ => {}
+                Opcode::Ping => frame::append_client(Opcode::Pong, payload, NO_MASK, &mut self.out),
+                Opcode::Pong => {}
+                Opcode::Close => match close::parse(payload)? {
+                    Some((code, reason)) => bail!("{code} {reason}"),
+                    None => bail!("closed without a code"),
+                },
             }
-            left = left.get(end..).unwrap_or_default();
         }
         self.rest.clear();
         self.rest.extend_from_slice(left);

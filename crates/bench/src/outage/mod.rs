@@ -27,7 +27,7 @@ use crate::{
         report::Report,
     },
     args::{DoorKind, Server},
-    crowd::{Gathered, Listener, frames},
+    crowd::{self, Gathered, Listener},
     machine::clock::Clock,
     progress::Progress,
 };
@@ -112,7 +112,7 @@ impl Listener for Returner {
             }
         };
         let subscribe = serde_json::json!({"action": "subscribe", "topics": [topic]}).to_string();
-        frames::write(frames::TEXT, subscribe.as_bytes(), out);
+        crowd::say(subscribe.as_bytes(), out);
         false
     }
 
