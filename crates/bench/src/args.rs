@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
+    busy::Busy,
     callbacks::Callbacks,
     compare::Compare,
     connect::Connect,
@@ -21,6 +22,7 @@ use crate::{
     pace::Pace,
     pingpong::PingPong,
     series::Series,
+    slow::Slow,
     user::User,
 };
 
@@ -61,6 +63,10 @@ pub(crate) enum Command {
     Reconnect(On<Reconnect>),
     /// Notify, answer at once, decide: what lies between.
     Callbacks(On<Callbacks>),
+    /// Callbacks alone, and while a thousand connections are flooded on the same node.
+    Busy(On<Busy>),
+    /// Readers that stop reading, and what becomes of the others' latency.
+    Slow(On<Slow>),
     /// Start a redis-server and a gateway on free ports, measure them, end them.
     Local(Local),
     /// One thing after the other: doors, nodes, message sizes, topics.

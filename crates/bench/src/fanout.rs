@@ -42,5 +42,5 @@ pub(crate) fn run(
         }
         (None, None) => Spread::Broadcast,
     };
-    Run { command: "fanout", server, crowd, flow, spread, pace: flow.pace(RATE, WINDOW) }.run(progress)
+    Run::new("fanout", server, crowd, flow, spread, flow.pace(RATE, WINDOW)).run(progress)
 }

@@ -3,6 +3,7 @@
 //! A tour, one sentence a place:
 //! - `args`: what can be said on the command line.
 //! - `fanout`, `user`, `pingpong` (with `churn`), `idle`, `connect`, `overload`, `callbacks`: one command each.
+//! - `busy`, `slow`: what a flood does to callbacks, and what readers that stop reading do to the others.
 //! - `outage`: reconnect storms, and Redis' death and return.
 //! - `series`: what grows with nodes, sizes and topics, and what each of the producers' doors takes.
 //! - `compare`: the gateway and its peers side by side, with ratios, goals, tables and plots.
@@ -19,6 +20,7 @@
 mod account;
 mod args;
 mod backlog;
+mod busy;
 mod callbacks;
 mod compare;
 mod connect;
@@ -35,6 +37,7 @@ mod pingpong;
 mod progress;
 mod publish;
 mod series;
+mod slow;
 #[cfg(test)]
 mod tests;
 mod user;
@@ -48,7 +51,7 @@ use serde::Serialize;
 use crate::{
     account::report::Report,
     args::{Cli, Command},
-    machine::local,
+    machine::local::{self, Told},
     outage::reconnect,
     progress::Progress,
 };
@@ -80,7 +83,19 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Command::Reconnect(on) => tell(reconnect::run(&on.server, &on.run, None, progress)?),
         Command::Idle(on) => tell(idle::run(&on.server, &on.run, progress)?),
         Command::Callbacks(on) => tell(callbacks::run(&on.server, &on.run, progress)?),
-        Command::Local(local) => tell(local::run(local, progress)?),
+        Command::Busy(on) => {
+            let table = busy::run(&on.server, &on.run, progress)?;
+            show(&table, table.fault(), cli.json)
+        }
+        Command::Slow(on) => {
+            let table = slow::run(&on.server, &on.run, progress)?;
+            show(&table, table.fault(), cli.json)
+        }
+        Command::Local(local) => match local::run(local, progress)? {
+            Told::Report(report) => tell(*report),
+            Told::Busy(table) => show(&table, table.fault(), cli.json),
+            Told::Slow(table) => show(&table, table.fault(), cli.json),
+        },
         Command::Series(series) => {
             let table = series::run(series, progress)?;
             show(&table, table.fault(), cli.json)

@@ -28,5 +28,5 @@ pub(crate) fn run(server: &Server, overload: &Overload, progress: Progress) -> R
     let Overload { crowd, deliveries, payload } = overload;
     let pace = Pace::Open { per_second: deliveries / crowd.connections as f64 };
     let flow = Flow { rate: None, max: false, window: None, payload: *payload };
-    Run { command: "overload", server, crowd, flow: &flow, spread: Spread::Broadcast, pace }.run(progress)
+    Run::new("overload", server, crowd, &flow, Spread::Broadcast, pace).run(progress)
 }

@@ -2,7 +2,10 @@
 //! is for. The producer has its own thread, which sleeps and sends; the readers have theirs; this one looks on.
 
 use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -31,6 +34,9 @@ const QUIET: Duration = Duration::from_secs(2);
 const STALLED: Duration = Duration::from_secs(1);
 /// Between connecting and measuring memory; also long enough for a server that does not say when it is ready.
 const SETTLE: Duration = Duration::from_millis(500);
+
+/// How long slow readers read in the end, to learn what became of them.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Whom a message is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,19 +112,30 @@ struct Counter {
     is_timed: bool,
     /// When it is this connection's turn, and how many turns there are: a number that leaves another rest is another's.
     turn: (u64, u64),
+    /// Whether it stops to read once it hears everything, until that is over.
+    is_slow: bool,
+    slowness_is_over: Arc<AtomicBool>,
 }
 
 impl Counter {
     fn new(spread: &Spread, dialect: Dialect, connections: u64, index: u64) -> Self {
         let is_timed = connections <= ALL_TIMED || index.is_multiple_of(TIMED);
-        let turns = spread.turns(connections);
-        Self { ledger: Ledger::default(), dialect, topic: spread.topic(index), is_timed, turn: (index % turns, turns) }
+        let (ledger, topic, turns) = (Ledger::default(), spread.topic(index), spread.turns(connections));
+        let slowness_is_over = Arc::default();
+        Self { ledger, dialect, topic, is_timed, turn: (index % turns, turns), is_slow: false, slowness_is_over }
     }
 }
 
+/// What is left of a connection.
+struct Account {
+    ledger: Ledger,
+    /// The server closed it.
+    closed: bool,
+    is_slow: bool,
+}
+
 impl Listener for Counter {
-    /// The account, and whether the server closed the connection.
-    type Summary = (Ledger, bool);
+    type Summary = Account;
 
     fn opened(&mut self, _now: u64, out: &mut Vec<u8>) -> bool {
         if let Some(words) = self.dialect.greeting() {
@@ -152,14 +169,19 @@ impl Listener for Counter {
         }
         meter.arrived();
         if self.is_timed
+            && !self.is_slow
             && let Some(intended) = message::time(message)
         {
             meter.took(intended, now);
         }
     }
 
+    fn reads(&self) -> bool {
+        !self.is_slow || self.slowness_is_over.load(Relaxed)
+    }
+
     fn summary(self, closed: bool) -> Self::Summary {
-        (self.ledger, closed)
+        Account { ledger: self.ledger, closed, is_slow: self.is_slow }
     }
 }
 
@@ -189,17 +211,18 @@ struct Producer {
     template: Template,
     clock: Clock,
     begin: u64,
-    end: u64,
 }
 
 impl Producer {
+    /// Until the measured time is over.
     fn run(mut self) -> Result<Produced> {
         let copies = self.spread.copies(self.connections);
         let (mut sent, mut written_off, mut moved) = (0u64, 0u64, (0u64, Instant::now()));
         loop {
-            let now = self.clock.now();
-            if now >= self.end {
-                break;
+            let (now, end) = (self.clock.now(), self.live.measured_to());
+            if now >= end {
+                let behind = self.pace.due(end - self.begin).saturating_sub(sent + 1);
+                return Ok(Produced { sent, behind });
             }
             let delivered = self.live.delivered.load(Relaxed);
             if delivered != moved.0 {
@@ -212,7 +235,7 @@ impl Producer {
                 moved.1 = Instant::now();
             }
             match self.pace.turn(now - self.begin, sent, on_the_way.div_ceil(copies)) {
-                Turn::Sleep(pause) => thread::sleep(pause.min(Duration::from_nanos(self.end - now))),
+                Turn::Sleep(pause) => thread::sleep(pause.min(Duration::from_nanos(end - now))),
                 Turn::Send(count) => {
                     for number in sent..sent + count {
                         let time = self.begin + self.pace.intended(number, now - self.begin);
@@ -224,7 +247,6 @@ impl Producer {
                 }
             }
         }
-        Ok(Produced { sent, behind: self.pace.due(self.end - self.begin).saturating_sub(sent + 1) })
     }
 }
 
@@ -236,50 +258,111 @@ pub(crate) struct Run<'a> {
     pub(crate) flow: &'a Flow,
     pub(crate) spread: Spread,
     pub(crate) pace: Pace,
+    /// The number of the first user, when there is another crowd.
+    pub(crate) first: u64,
+    /// Connections that stop to read once they hear everything. They are left out of the tally.
+    pub(crate) slow: u64,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    /// Everybody reads.
+    pub(crate) fn new(
+        command: &'static str,
+        server: &'a Server,
+        crowd: &'a Crowd,
+        flow: &'a Flow,
+        spread: Spread,
+        pace: Pace,
+    ) -> Self {
+        Self { command, server, crowd, flow, spread, pace, first: 0, slow: 0 }
+    }
+
+    /// For as long as the crowd is to be measured.
     pub(crate) fn run(self, progress: Progress) -> Result<Report> {
-        let Self { command, server, crowd, flow, spread, pace } = self;
+        Ok(self.play(progress, None::<fn() -> Result<()>>)?.0)
+    }
+
+    /// For as long as something else takes, which begins after the warm-up.
+    pub(crate) fn beside<T>(self, progress: Progress, work: impl FnOnce() -> Result<T>) -> Result<(Report, T)> {
+        let (report, done) = self.play(progress, Some(work))?;
+        Ok((report, done.expect("the work was given")))
+    }
+
+    fn play<T>(self, progress: Progress, work: Option<impl FnOnce() -> Result<T>>) -> Result<(Report, Option<T>)> {
+        let Self { command, server, crowd, flow, spread, pace, first, slow } = self;
         let (clock, connections) = (Clock::start(), crowd.connections);
         let door = server.door()?;
         let mut observer = server.observer()?;
-        let seating = Seating { threads: crowd.threads, ..Seating::new(server.endpoints()?, connections, clock) };
+        let seating =
+            Seating { first, threads: crowd.threads, ..Seating::new(server.endpoints()?, connections, clock) };
         let (seats, dialect) = (spread.clone(), server.dialect);
-        let audience = Audience::open(&seating, move |index| Counter::new(&seats, dialect, connections, index))?;
+        let slowness = Arc::new(AtomicBool::new(false));
+        let over = Arc::clone(&slowness);
+        let audience = Audience::open(&seating, move |index| {
+            let is_slow = index >= connections.saturating_sub(slow);
+            Counter {
+                is_slow,
+                slowness_is_over: Arc::clone(&over),
+                ..Counter::new(&seats, dialect, connections, index)
+            }
+        })?;
         progress.say(format_args!("opening {connections} connections"));
         let audience = audience.wait_until_ready()?;
         thread::sleep(SETTLE);
         observer.connected()?;
 
         let begin = clock.now();
-        let measured = crowd.window(begin);
+        let mut measured = crowd.window(begin);
+        if work.is_some() {
+            measured.end = u64::MAX;
+        }
         audience.live.measure(measured.start, measured.end);
         let template = Template::new(flow.payload);
         let (live, share) = (Arc::clone(&audience.live), spread.clone());
-        let producer = Producer { door, live, spread, pace, connections, template, clock, begin, end: measured.end };
+        let producer = Producer { door, live, spread, pace, connections, template, clock, begin };
         let producer = thread::Builder::new().name("producer".to_owned()).spawn(move || producer.run())?;
 
         let arrived = || audience.live.delivered.load(Relaxed);
         progress.watch(&audience.live, clock, measured.start, || producer.is_finished());
         observer.begin(arrived())?;
-        progress.watch(&audience.live, clock, measured.end, || producer.is_finished());
+        let done = match work {
+            None => {
+                progress.watch(&audience.live, clock, measured.end, || producer.is_finished());
+                None
+            }
+            Some(work) => {
+                let done = work();
+                measured.end = clock.now();
+                audience.live.measure(measured.start, measured.end);
+                Some(done?)
+            }
+        };
         observer.end(arrived())?;
         let produced = producer.join().map_err(|_| anyhow!("the producer panicked"))??;
 
-        drain(&audience.live, produced.sent * share.copies(connections));
+        let copies = share.copies(connections);
+        drain(&audience.live, produced.sent * copies.saturating_sub(slow));
+        if slow > 0 {
+            // A connection that was closed behind what it has not read yet hears of it now.
+            slowness.store(true, Relaxed);
+            audience.look()?;
+            thread::sleep(LAST_WORDS);
+        }
         let gathered = audience.close()?;
         let mut tally = Tally::default();
-        for (index, (ledger, closed)) in (0u64..).zip(gathered.summaries) {
-            tally += ledger.close(share.share(produced.sent, connections, index), closed);
+        for (index, Account { ledger, closed, is_slow }) in (0u64..).zip(gathered.summaries) {
+            if !is_slow {
+                tally += ledger.close(share.share(produced.sent, connections, index), closed);
+            }
         }
 
-        let mut report = Report::new(command, words(flow, pace, server), connections, crowd.seconds);
+        let seconds = (measured.end - measured.start) as f64 / 1e9;
+        let mut report = Report::new(command, words(flow, pace, server), connections, seconds);
         report.tally = Some(tally);
         report.latency_ms = Some(Latency::of(&gathered.measured));
         report.ends = gathered.ends;
         observer.tell(&mut report, "deliveries", produced.sent, produced.behind);
-        Ok(report)
+        Ok((report, done))
     }
 }
 

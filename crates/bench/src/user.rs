@@ -25,5 +25,5 @@ pub(crate) struct User {
 
 pub(crate) fn run(server: &Server, User { crowd, flow }: &User, progress: Progress) -> Result<Report> {
     let pace = flow.pace(RATE, WINDOW);
-    Run { command: "user", server, crowd, flow, spread: Spread::EachUser, pace }.run(progress)
+    Run::new("user", server, crowd, flow, Spread::EachUser, pace).run(progress)
 }

@@ -114,6 +114,11 @@ impl Live {
         self.window_from.store(from, Relaxed);
     }
 
+    /// When the measured time ends.
+    pub(crate) fn measured_to(&self) -> u64 {
+        self.window_to.load(Relaxed)
+    }
+
     /// The latencies of the last second, once.
     pub(crate) fn take_interval(&self) -> Option<Latencies> {
         self.interval.lock().unwrap_or_else(PoisonError::into_inner).take()

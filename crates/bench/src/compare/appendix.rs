@@ -1,13 +1,15 @@
-//! What is told beside the comparison, of the gateway alone: the series, outages, and how fast people can come in. Each is
-//! the command of that name, with its defaults.
+//! What is told beside the comparison, of the gateway alone: the series, callbacks beside a flood, slow readers, outages, and
+//! how fast people can come in. Each is the command of that name, with its defaults.
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::{
     account::report::{Report, grouped},
+    busy::{self, Busy},
     connect::{self, Connect},
     machine::{
         stage::{Memory, Setting, Stage},
@@ -19,6 +21,7 @@ use crate::{
     },
     progress::Progress,
     series::{self, What},
+    slow::{self, Slow},
 };
 
 /// A table with its title.
@@ -27,6 +30,8 @@ pub(crate) struct Section {
     pub(crate) title: &'static str,
     /// As Markdown.
     pub(crate) table: String,
+    /// What the table was made of.
+    pub(crate) figures: Value,
     pub(crate) fault: Option<String>,
 }
 
@@ -43,10 +48,56 @@ pub(super) fn sections(binary: &PathBuf, seconds: f64, ending: &Ending, progress
         (What::Topics, "Topics: as many as go, 1,000 connections spread over them"),
     ] {
         let table = series::measure(what, binary, seconds, ending, progress)?;
-        sections.push(Section { title, table: table.to_string(), fault: table.fault() });
+        let figures = serde_json::to_value(&table)?;
+        sections.push(Section { title, table: table.to_string(), figures, fault: table.fault() });
     }
+    for (nodes, title) in [
+        (1, "Busy: callbacks while another topic is flooded, one node"),
+        (2, "Busy: callbacks while another topic is flooded, asked at one node and answered at the flooded one"),
+    ] {
+        sections.push(flooded(nodes, title, binary, ending, progress)?);
+    }
+    sections.push(slow_readers(binary, ending, progress)?);
     sections.push(outages(binary, ending, progress)?);
     Ok(sections)
+}
+
+/// A gateway with its Redis.
+fn stage<'a>(
+    binary: &'a PathBuf,
+    redis: Memory,
+    variables: &'a [(String, String)],
+    ending: &Ending,
+) -> Result<Stage<'a>> {
+    Stage::start(Setting { binary, nodes: 1, is_pinned: true, redis: Some(redis), variables, door: None }, ending)
+}
+
+/// Callbacks while a topic is flooded.
+fn flooded(nodes: u16, title: &'static str, binary: &PathBuf, ending: &Ending, progress: Progress) -> Result<Section> {
+    let redis = Some(Memory::Forgotten);
+    let setting = Setting { binary, nodes, is_pinned: true, redis, variables: &[], door: None };
+    let standing = Stage::start(setting, ending)?;
+    let busy = Busy { connections: 1_000, rate: 100, seconds: 5, paced: 1_000_000.0 };
+    let table = busy::run(&standing.server(), &busy, progress)?;
+    Ok(Section { title, table: table.to_string(), figures: serde_json::to_value(&table)?, fault: table.fault() })
+}
+
+/// Readers that stop reading, by what the node does with them.
+fn slow_readers(binary: &PathBuf, ending: &Ending, progress: Progress) -> Result<Section> {
+    let (mut lines, mut figures, mut faults) = (vec![slow::HEAD.to_owned()], Vec::new(), Vec::new());
+    for mode in ["close", "drop"] {
+        let variables = [slow::least_outbox(), ("WEBSOCKET_SLOW_CONSUMER".to_owned(), mode.to_owned())];
+        let standing = stage(binary, Memory::Forgotten, &variables, ending)?;
+        let run = Slow { connections: 1_000, counts: vec![1, 10], seconds: 5.0 };
+        let table = slow::run(&standing.server(), &run, progress)?;
+        lines.extend(table.lines(mode));
+        figures.push(json!({"mode": mode, "table": serde_json::to_value(&table)?}));
+        faults.extend(table.fault());
+    }
+    lines.push(String::new());
+    let fault = (!faults.is_empty()).then(|| faults.join("; "));
+    let title = "Slow readers: the latency of the others, 1,000 readers, 50 messages/s of 2,000 bytes";
+    Ok(Section { title, table: lines.join("\n"), figures: figures.into(), fault })
 }
 
 /// People who lose their connection, Redis that dies, and people who come in.
@@ -57,7 +108,7 @@ fn outages(binary: &PathBuf, ending: &Ending, progress: Progress) -> Result<Sect
             .to_owned(),
         "|---|---|---|---|---|---|---|---|".to_owned(),
     ];
-    let mut faults = Vec::new();
+    let (mut faults, mut figures) = (Vec::new(), Vec::new());
     let mut tell = |name: &str, report: &Report| {
         let tally = report.tally.unwrap_or_default();
         let (p50, p99) = report.latency_ms.as_ref().map_or((0.0, 0.0), |latency| (latency.p50, latency.p99));
@@ -69,13 +120,11 @@ fn outages(binary: &PathBuf, ending: &Ending, progress: Progress) -> Result<Sect
             tally.lost_announced,
             tally.duplicated
         ));
+        figures.push(json!({"name": name, "report": report}));
         faults.extend(report.fault().map(|fault| format!("{name}: {fault}")));
     };
     let secret = [("AUTH_JWT_SECRET".to_owned(), SECRET.to_owned())];
-    let stage = |redis, variables| {
-        let setting = Setting { binary, nodes: 1, is_pinned: true, redis: Some(redis), variables, door: None };
-        Stage::start(setting, ending)
-    };
+    let stage = |redis, variables| stage(binary, redis, variables, ending);
     let storm = Reconnect { connections: 2_000, rate: 20.0, at_once: 512, restart: false };
     let death = Recovery { connections: 1_000, rate: 50.0, down: 2.0, empty: false };
     for (name, secret, variables) in [
@@ -110,5 +159,6 @@ fn outages(binary: &PathBuf, ending: &Ending, progress: Progress) -> Result<Sect
     }
     rows.push(String::new());
     let fault = (!faults.is_empty()).then(|| faults.join("; "));
-    Ok(Section { title: "Outages: until everybody is back, and what was lost", table: rows.join("\n"), fault })
+    let title = "Outages: until everybody is back, and what was lost";
+    Ok(Section { title, table: rows.join("\n"), figures: figures.into(), fault })
 }

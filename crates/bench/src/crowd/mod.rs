@@ -60,6 +60,12 @@ pub(crate) trait Listener: 'static {
         None
     }
 
+    /// Whether it reads at all now. One that does not also has the least of a receive buffer, so that what it leaves
+    /// unread stays with the server. It notices nothing until [`Audience::look`] when it reads again.
+    fn reads(&self) -> bool {
+        true
+    }
+
     /// It is that time.
     fn wake(&mut self, _now: u64, _out: &mut Vec<u8>) {}
 
@@ -77,6 +83,8 @@ pub(crate) trait Listener: 'static {
 pub(crate) struct Seating {
     pub(crate) endpoints: Vec<Endpoint>,
     pub(crate) connections: u64,
+    /// The number of the first user, for a second crowd beside another.
+    pub(crate) first: u64,
     pub(crate) threads: u64,
     /// At a time, over all threads; 0 is the default.
     pub(crate) handshakes: usize,
@@ -86,7 +94,7 @@ pub(crate) struct Seating {
 impl Seating {
     /// Connections on one thread, which is enough beside a server on one core.
     pub(crate) fn new(endpoints: Vec<Endpoint>, connections: u64, clock: Clock) -> Self {
-        Self { endpoints, connections, threads: 1, handshakes: 0, clock }
+        Self { endpoints, connections, first: 0, threads: 1, handshakes: 0, clock }
     }
 }
 
@@ -96,6 +104,8 @@ struct Orders {
     stop: AtomicBool,
     /// How often all sockets were to be cut.
     cuts: AtomicU64,
+    /// How often all were to look at their sockets again.
+    looks: AtomicU64,
 }
 
 /// The connections, while they are open.
@@ -157,7 +167,14 @@ impl<S: Send + 'static> Audience<S> {
             let at_once = (at_once / usize::try_from(count)?).max(1);
             let run = move || {
                 let indices = (thread..seating.connections).step_by(usize::try_from(count)?);
-                Reader::new(poll, &seating, live, at_once, indices.map(|index| (index, listener(index))))?.run(&orders)
+                Reader::new(
+                    poll,
+                    &seating,
+                    live,
+                    at_once,
+                    indices.map(|index| (seating.first + index, listener(index))),
+                )?
+                .run(&orders)
             };
             let handle = thread::Builder::new().name("reader".to_owned()).spawn(run).context("starting a reader")?;
             threads.push((waker, handle));
@@ -191,6 +208,12 @@ impl<S: Send + 'static> Audience<S> {
     /// Cuts every connection's socket, as a network would that goes away; listeners say when they come back.
     pub(crate) fn cut(&self) -> Result<()> {
         self.orders.cuts.fetch_add(1, Relaxed);
+        self.wake()
+    }
+
+    /// Lets every connection look at its socket, though nothing has happened there: one that did not read may do so now.
+    pub(crate) fn look(&self) -> Result<()> {
+        self.orders.looks.fetch_add(1, Relaxed);
         self.wake()
     }
 

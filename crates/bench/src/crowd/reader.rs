@@ -45,6 +45,7 @@ pub(super) struct Reader<L> {
     alarms: BinaryHeap<Reverse<(u64, usize)>>,
     room: Room,
     cuts: u64,
+    looks: u64,
 }
 
 impl<L: Listener> Reader<L> {
@@ -65,7 +66,7 @@ impl<L: Listener> Reader<L> {
         let waiting = (0..seats.len()).collect();
         let (endpoints, clock) = (seating.endpoints.clone(), seating.clock);
         let alarms = BinaryHeap::new();
-        Ok(Self { poll, endpoints, clock, live, at_once, seats, waiting, opening: 0, alarms, room, cuts: 0 })
+        Ok(Self { poll, endpoints, clock, live, at_once, seats, waiting, opening: 0, alarms, room, cuts: 0, looks: 0 })
     }
 
     pub(super) fn run(mut self, orders: &Orders) -> Result<Part<L::Summary>> {
@@ -89,6 +90,10 @@ impl<L: Listener> Reader<L> {
             let cuts = orders.cuts.load(Relaxed);
             if cuts != std::mem::replace(&mut self.cuts, cuts) {
                 (0..self.seats.len()).for_each(|at| self.end(at, None));
+            }
+            let looks = orders.looks.load(Relaxed);
+            if looks != std::mem::replace(&mut self.looks, looks) {
+                (0..self.seats.len()).for_each(|at| self.turn(at, false));
             }
             self.ring();
             self.room.meter.publish(&self.live);

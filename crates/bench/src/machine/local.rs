@@ -13,6 +13,7 @@ use super::{
 use crate::{
     account::report::Report,
     args::DoorKind,
+    busy::{self, Busy},
     callbacks::{self, Callbacks},
     connect::{self, Connect},
     fanout::{self, Fanout},
@@ -24,6 +25,7 @@ use crate::{
     overload::{self, Overload},
     pingpong::{self, PingPong},
     progress::Progress,
+    slow::{self, Slow},
     user::{self, User},
 };
 
@@ -73,9 +75,27 @@ enum Run {
     Recovery(Recovery),
     /// Notify, answer at once, decide: what lies between.
     Callbacks(Callbacks),
+    /// Callbacks alone, and while a thousand connections are flooded on the same node.
+    Busy(Busy),
+    /// Readers that stop reading; their limit is 64 KiB then, unless --env says otherwise.
+    Slow(Slow),
 }
 
-pub(crate) fn run(local: &Local, progress: Progress) -> Result<Report> {
+/// What a command found out.
+#[derive(Debug)]
+pub(crate) enum Told {
+    Report(Box<Report>),
+    Busy(busy::Table),
+    Slow(slow::Table),
+}
+
+impl From<Report> for Told {
+    fn from(report: Report) -> Self {
+        Self::Report(Box::new(report))
+    }
+}
+
+pub(crate) fn run(local: &Local, progress: Progress) -> Result<Told> {
     let binary = match &local.countersign {
         Some(path) => path.clone(),
         None => beside(progress)?,
@@ -83,6 +103,10 @@ pub(crate) fn run(local: &Local, progress: Progress) -> Result<Report> {
     let mut variables = local.variables.clone();
     if let Run::Connect(Connect { jwt_secret: Some(secret), .. }) = &local.run {
         variables.push(("AUTH_JWT_SECRET".to_owned(), secret.clone()));
+    }
+    if matches!(&local.run, Run::Slow(_)) {
+        // What is said last counts.
+        variables.insert(0, slow::least_outbox());
     }
     let recovery = if let Run::Recovery(recovery) = &local.run { Some(recovery) } else { None };
     let setting = Setting {
@@ -100,7 +124,9 @@ pub(crate) fn run(local: &Local, progress: Progress) -> Result<Report> {
     let mut stage = Stage::start(setting, &Ending::on_signals()?)?;
     let server = stage.server();
     progress.say(format_args!("{} at {:?}", binary.display(), server.http));
-    match &local.run {
+    let report = match &local.run {
+        Run::Busy(run) => return Ok(Told::Busy(busy::run(&server, run, progress)?)),
+        Run::Slow(run) => return Ok(Told::Slow(slow::run(&server, run, progress)?)),
         Run::Fanout(run) => fanout::run(&server, run, progress),
         Run::User(run) => user::run(&server, run, progress),
         Run::Pingpong(run) => pingpong::run(&server, run, progress),
@@ -118,7 +144,8 @@ pub(crate) fn run(local: &Local, progress: Progress) -> Result<Report> {
             ensure!(!local.embedded, "the embedded backplane cannot be taken away: leave --embedded out");
             recovery::run(&server, run, &mut |switch| stage.switch_redis(switch), progress)
         }
-    }
+    };
+    report.map(Told::from)
 }
 
 /// The gateway of the same build as this binary.
