@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
+    account::content::Content,
     busy::Busy,
     callbacks::Callbacks,
     compare::Compare,
@@ -23,6 +24,7 @@ use crate::{
     pingpong::PingPong,
     series::Series,
     slow::Slow,
+    storm::Storm,
     user::User,
 };
 
@@ -67,6 +69,8 @@ pub(crate) enum Command {
     Busy(On<Busy>),
     /// Readers that stop reading, and what becomes of the others' latency.
     Slow(On<Slow>),
+    /// Waves of connections that come and go: what memory the server keeps.
+    Storm(On<Storm>),
     /// Start a redis-server and a gateway on free ports, measure them, end them.
     Local(Local),
     /// One thing after the other: doors, nodes, message sizes, topics.
@@ -163,6 +167,12 @@ pub(crate) struct Flow {
     /// Bytes of a message as the producer sends it.
     #[arg(long, default_value_t = 166)]
     pub(crate) payload: usize,
+    /// What a message is filled with.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) content: Content,
+    /// Clients offer permessage-deflate (the gateway needs WEBSOCKET_COMPRESSION=on).
+    #[arg(long)]
+    pub(crate) compression: bool,
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -215,6 +225,16 @@ impl Crowd {
 }
 
 impl Flow {
+    /// So many messages a second, of so many bytes.
+    pub(crate) fn at(rate: f64, payload: usize) -> Self {
+        Self { rate: Some(rate), max: false, ..Self::most(payload) }
+    }
+
+    /// As many messages as go.
+    pub(crate) fn most(payload: usize) -> Self {
+        Self { rate: None, max: true, window: None, payload, content: Content::Pad, compression: false }
+    }
+
     /// The pace, with the defaults of a command.
     pub(crate) fn pace(&self, rate: f64, window: u64) -> Pace {
         if self.max || (self.window.is_some() && self.rate.is_none()) {

@@ -104,7 +104,7 @@ fn row(name: String, server: &Server, busy: &Busy, pace: Option<Pace>) -> Result
         return Ok(Row { name, deliveries_per_second: 0.0, callbacks, redis_ms, node_ms, flood: None });
     };
     let crowd = Crowd { connections: busy.connections, threads: 1, seconds: 1.0, warmup: 1.0 };
-    let flow = Flow { rate: None, max: true, window: None, payload: PAYLOAD };
+    let flow = Flow::most(PAYLOAD);
     let spread = Spread::Topic(TOPIC.to_owned());
     let flood = Run { first: FIRST, ..Run::new("flood", server, &crowd, &flow, spread, pace) };
     let (flood, (callbacks, redis_ms, node_ms)) = flood.beside(quiet, ask)?;

@@ -4,6 +4,7 @@
 //! - `args`: what can be said on the command line.
 //! - `fanout`, `user`, `pingpong` (with `churn`), `idle`, `connect`, `overload`, `callbacks`: one command each.
 //! - `busy`, `slow`: what a flood does to callbacks, and what readers that stop reading do to the others.
+//! - `storm`: what a node keeps when people have gone.
 //! - `outage`: reconnect storms, and Redis' death and return.
 //! - `series`: what grows with nodes, sizes and topics, and what each of the producers' doors takes.
 //! - `compare`: the gateway and its peers side by side, with ratios, goals, tables and plots.
@@ -38,6 +39,7 @@ mod progress;
 mod publish;
 mod series;
 mod slow;
+mod storm;
 #[cfg(test)]
 mod tests;
 mod user;
@@ -91,10 +93,15 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             let table = slow::run(&on.server, &on.run, progress)?;
             show(&table, table.fault(), cli.json)
         }
+        Command::Storm(on) => {
+            let table = storm::run(&on.server, &on.run, progress)?;
+            show(&table, table.fault(), cli.json)
+        }
         Command::Local(local) => match local::run(local, progress)? {
             Told::Report(report) => tell(*report),
             Told::Busy(table) => show(&table, table.fault(), cli.json),
             Told::Slow(table) => show(&table, table.fault(), cli.json),
+            Told::Storm(table) => show(&table, table.fault(), cli.json),
         },
         Command::Series(series) => {
             let table = series::run(series, progress)?;

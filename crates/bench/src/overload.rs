@@ -27,6 +27,6 @@ pub(crate) struct Overload {
 pub(crate) fn run(server: &Server, overload: &Overload, progress: Progress) -> Result<Report> {
     let Overload { crowd, deliveries, payload } = overload;
     let pace = Pace::Open { per_second: deliveries / crowd.connections as f64 };
-    let flow = Flow { rate: None, max: false, window: None, payload: *payload };
+    let flow = Flow::most(*payload);
     Run::new("overload", server, crowd, &flow, Spread::Broadcast, pace).run(progress)
 }

@@ -17,7 +17,7 @@ use crate::{
         ledger::{Ledger, Tally},
         message::{self, Template},
         meter::{Live, Meter},
-        report::{Latency, Report},
+        report::{Latency, Report, round},
     },
     args::{Crowd, DoorKind, Flow, Server},
     crowd::{self, Audience, Listener, Seating},
@@ -112,6 +112,7 @@ struct Counter {
     is_timed: bool,
     /// When it is this connection's turn, and how many turns there are: a number that leaves another rest is another's.
     turn: (u64, u64),
+    compresses: bool,
     /// Whether it stops to read once it hears everything, until that is over.
     is_slow: bool,
     slowness_is_over: Arc<AtomicBool>,
@@ -122,7 +123,16 @@ impl Counter {
         let is_timed = connections <= ALL_TIMED || index.is_multiple_of(TIMED);
         let (ledger, topic, turns) = (Ledger::default(), spread.topic(index), spread.turns(connections));
         let slowness_is_over = Arc::default();
-        Self { ledger, dialect, topic, is_timed, turn: (index % turns, turns), is_slow: false, slowness_is_over }
+        Self {
+            ledger,
+            dialect,
+            topic,
+            is_timed,
+            turn: (index % turns, turns),
+            compresses: false,
+            is_slow: false,
+            slowness_is_over,
+        }
     }
 }
 
@@ -174,6 +184,19 @@ impl Listener for Counter {
         {
             meter.took(intended, now);
         }
+    }
+
+    fn compresses(&self) -> bool {
+        self.compresses
+    }
+
+    /// Those that are timed look at what they hear; the others count.
+    fn skim(&mut self, meter: &mut Meter) -> bool {
+        if !self.is_timed {
+            self.ledger.counted();
+            meter.arrived();
+        }
+        !self.is_timed
     }
 
     fn reads(&self) -> bool {
@@ -295,13 +318,14 @@ impl<'a> Run<'a> {
         let mut observer = server.observer()?;
         let seating =
             Seating { first, threads: crowd.threads, ..Seating::new(server.endpoints()?, connections, clock) };
-        let (seats, dialect) = (spread.clone(), server.dialect);
+        let (seats, dialect, compresses) = (spread.clone(), server.dialect, flow.compression);
         let slowness = Arc::new(AtomicBool::new(false));
         let over = Arc::clone(&slowness);
         let audience = Audience::open(&seating, move |index| {
             let is_slow = index >= connections.saturating_sub(slow);
             Counter {
                 is_slow,
+                compresses,
                 slowness_is_over: Arc::clone(&over),
                 ..Counter::new(&seats, dialect, connections, index)
             }
@@ -317,7 +341,7 @@ impl<'a> Run<'a> {
             measured.end = u64::MAX;
         }
         audience.live.measure(measured.start, measured.end);
-        let template = Template::new(flow.payload);
+        let template = Template::new(flow.payload, flow.content);
         let (live, share) = (Arc::clone(&audience.live), spread.clone());
         let producer = Producer { door, live, spread, pace, connections, template, clock, begin };
         let producer = thread::Builder::new().name("producer".to_owned()).spawn(move || producer.run())?;
@@ -360,6 +384,8 @@ impl<'a> Run<'a> {
         let mut report = Report::new(command, words(flow, pace, server), connections, seconds);
         report.tally = Some(tally);
         report.latency_ms = Some(Latency::of(&gathered.measured));
+        let arrived = tally.received.max(1);
+        report.wire_bytes_each = Some(round(gathered.bytes as f64 / arrived as f64, 1));
         report.ends = gathered.ends;
         observer.tell(&mut report, "deliveries", produced.sent, produced.behind);
         Ok((report, done))
@@ -378,7 +404,8 @@ fn words(flow: &Flow, pace: Pace, server: &Server) -> String {
         Pace::Open { per_second } => format!("{per_second} messages/s"),
         Pace::Closed { window } => format!("as fast as possible, {window} messages on the way"),
     };
-    format!("{pace} of {} bytes through {door}", flow.payload.max(message::SHORTEST))
+    let compressed = if flow.compression { ", compressed" } else { "" };
+    format!("{pace} of {} bytes through {door}{compressed}", flow.payload.max(message::SHORTEST))
 }
 
 /// Waits until everything has arrived, or nothing comes any more.
@@ -399,6 +426,7 @@ fn drain(live: &Live, expected: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::account::content::Content;
 
     fn counter(index: u64) -> (Counter, Meter) {
         (Counter::new(&Spread::EachUser, Dialect::Bare, 3, index), Meter::new())
@@ -408,7 +436,7 @@ mod tests {
     fn every_user_gets_its_own_numbers_in_order() {
         let (spread, connections, sent) = (Spread::EachUser, 3, 8);
         let mut counters = [0, 1, 2].map(counter);
-        let mut template = Template::new(0);
+        let mut template = Template::new(0, Content::Pad);
         for number in 0..sent {
             let Target::User(index) = spread.target(number, connections) else { panic!("{number} is for a user") };
             let (counter, meter) = &mut counters[usize::try_from(index).unwrap()];
@@ -427,7 +455,7 @@ mod tests {
         let (connections, sent) = (6, 5);
         assert_eq!((spread.copies(connections), spread.topic(3).as_deref()), (3, Some("b")));
         let mut counter = Counter::new(&spread, Dialect::Bare, connections, 3);
-        let (mut meter, mut template) = (Meter::new(), Template::new(0));
+        let (mut meter, mut template) = (Meter::new(), Template::new(0, Content::Pad));
         for number in (0..sent).filter(|number| spread.target(*number, connections) == Target::Topic("b")) {
             counter.hear(template.write(number, 0), 0, &mut meter, &mut Vec::new());
         }
@@ -438,7 +466,7 @@ mod tests {
     #[test]
     fn a_message_for_another_user_is_misrouted_and_not_ones_own() {
         let (mut counter, mut meter) = counter(1);
-        let mut template = Template::new(0);
+        let mut template = Template::new(0, Content::Pad);
         for number in [1, 2, 4] {
             counter.hear(template.write(number, 0), 0, &mut meter, &mut Vec::new());
         }

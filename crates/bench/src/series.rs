@@ -1,6 +1,6 @@
 //! `bench series`: the same load again and again while one thing changes, each time with a Redis and gateways of its own:
 //! the producers' doors with and without history, the number of nodes on one Redis, the size of messages, the number of
-//! topics.
+//! topics, compression.
 
 use std::{fmt, path::PathBuf};
 
@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use crate::{
-    account::report::Report,
+    account::{content::Content, report::Report},
     args::{Crowd, DoorKind, Flow},
     fanout::{self, Fanout},
     machine::{
@@ -45,6 +45,8 @@ pub(crate) enum What {
     Sizes,
     /// 1 to 1,000 topics over 1,000 connections.
     Topics,
+    /// Progress reports of 150, 1,000 and 10,000 bytes, plain and compressed, to everybody and to single users.
+    Compression,
 }
 
 /// One measurement of a series.
@@ -76,9 +78,12 @@ struct Load {
     door: DoorKind,
     connections: u64,
     payload: usize,
+    content: Content,
+    compression: bool,
     spread: Spread,
 }
 
+#[derive(Debug, Clone, Copy)]
 enum Spread {
     Users,
     Everybody,
@@ -100,9 +105,25 @@ impl What {
             door: DoorKind::Publish,
             connections: 100,
             payload: 166,
+            content: Content::Pad,
+            compression: false,
             spread: Spread::Users,
         };
         match self {
+            Self::Compression => {
+                let (connections, content) = (200, Content::Progress);
+                let mut loads = Vec::new();
+                for (whom, spread) in [("to everybody", Spread::Everybody), ("to single users", Spread::Users)] {
+                    for (payload, compression) in
+                        [150, 1_000, 10_000].into_iter().flat_map(|payload| [(payload, false), (payload, true)])
+                    {
+                        let how = if compression { "compressed" } else { "plain" };
+                        let load = load(format!("{payload} bytes {whom}, {how}"));
+                        loads.push(Load { connections, payload, content, compression, spread, ..load });
+                    }
+                }
+                loads
+            }
             Self::Doors => {
                 let doors =
                     [(DoorKind::Http, "HTTP batches"), (DoorKind::Inbox, "inbox"), (DoorKind::Publish, "PUBLISH")];
@@ -154,7 +175,9 @@ pub(crate) fn measure(
     let (mut steps, quiet) = (Vec::new(), Progress::new(true));
     for load in what.loads() {
         progress.say(format_args!("{}", load.name));
-        let variables = [("HISTORY_SIZE".to_owned(), load.history.to_owned())];
+        let compression = if load.compression { "on" } else { "off" };
+        let variables = [("HISTORY_SIZE", load.history), ("WEBSOCKET_COMPRESSION", compression)];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let setting = Setting {
             binary,
             nodes: load.nodes,
@@ -167,7 +190,7 @@ pub(crate) fn measure(
         let mut server = stage.server();
         server.urls = stage.urls();
         let crowd = Crowd { connections: load.connections, threads: 1, seconds, warmup: 1.0 };
-        let flow = Flow { rate: None, max: true, window: None, payload: load.payload };
+        let flow = Flow { compression: load.compression, content: load.content, ..Flow::most(load.payload) };
         let to = |topics| Fanout { crowd: crowd.clone(), flow: flow.clone(), topic: None, topics };
         let (report, copies) = match load.spread {
             Spread::Users => (user::run(&server, &User { crowd, flow }, quiet)?, 1),
@@ -199,10 +222,42 @@ impl Table {
             self.steps.iter().filter_map(|step| Some(format!("{}: {}", step.name, step.report.fault()?))).collect();
         (!faults.is_empty()).then(|| faults.join("; "))
     }
+
+    /// Steps in pairs: plain, then the same compressed.
+    fn beside_plain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "| | deliveries/s | node CPU µs a delivery | × plain | bytes on the wire | × plain | p50 ms | p99 ms |"
+        )?;
+        writeln!(f, "|---|---|---|---|---|---|---|---|")?;
+        let of = |step: &Step| {
+            let cpu = step.report.server.as_ref().and_then(|cost| cost.cpu_us_each);
+            (cpu.unwrap_or_default(), step.report.wire_bytes_each.unwrap_or_default())
+        };
+        for (at, step) in self.steps.iter().enumerate() {
+            let (cpu, bytes) = of(step);
+            let [to_cpu, to_bytes] = match at.checked_sub(1).and_then(|before| self.steps.get(before)) {
+                Some(plain) if at % 2 == 1 => {
+                    [cpu / of(plain).0, bytes / of(plain).1].map(|ratio| format!("{ratio:.2}"))
+                }
+                _ => [String::new(), String::new()],
+            };
+            let (p50, p99) = step.report.latency_ms.as_ref().map_or((0.0, 0.0), |latency| (latency.p50, latency.p99));
+            writeln!(
+                f,
+                "| {} | {:.0} | {cpu:.2} | {to_cpu} | {bytes:.0} | {to_bytes} | {p50:.2} | {p99:.2} |",
+                step.name, step.deliveries_per_second
+            )?;
+        }
+        Ok(())
+    }
 }
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.what == What::Compression {
+            return self.beside_plain(f);
+        }
         writeln!(
             f,
             "| | messages/s | deliveries/s | node CPU µs a message | Redis CPU µs a message | p50 ms | p99 ms |"

@@ -58,7 +58,7 @@ pub(crate) fn run(server: &Server, slow: &Slow, progress: Progress) -> Result<Ta
     for count in [0, 0].iter().chain(&slow.counts) {
         progress.say(format_args!("{count} of {} readers stop reading", slow.connections));
         let crowd = Crowd { connections: slow.connections, threads: 1, seconds: slow.seconds, warmup: 1.0 };
-        let flow = Flow { rate: Some(RATE), max: false, window: None, payload: PAYLOAD };
+        let flow = Flow::at(RATE, PAYLOAD);
         let (spread, pace) = (Spread::Topic("bench:slow".to_owned()), Pace::Open { per_second: RATE });
         let run = Run { slow: *count, ..Run::new("slow", server, &crowd, &flow, spread, pace) };
         rows.push(Row { slow: *count, report: run.run(Progress::new(true))? });

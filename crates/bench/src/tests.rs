@@ -194,7 +194,7 @@ fn fan_out(fault: Fault, flow: Flow) -> Report {
 }
 
 fn open_loop() -> Flow {
-    Flow { rate: Some(200.0), max: false, window: None, payload: 150 }
+    Flow::at(200.0, 150)
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn a_gateway_without_fault_is_found_without_fault() {
 
 #[test]
 fn a_closed_loop_keeps_no_more_than_its_window_on_the_way_and_loses_nothing() {
-    let report = fan_out(Fault::None, Flow { rate: None, max: true, window: Some(8), payload: 150 });
+    let report = fan_out(Fault::None, Flow { window: Some(8), ..Flow::most(150) });
     let sent = report.traffic.as_ref().unwrap().sent;
     assert_eq!(report.tally, Some(Tally { received: sent * CONNECTIONS, ..Tally::default() }));
     assert!(sent > 8, "the window moved: {sent}");

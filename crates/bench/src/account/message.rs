@@ -1,5 +1,7 @@
-//! The numbered messages: `{"n":1…,"t":1…,"pad":"…"}`. Number and time have a fixed width (a leading 1 keeps zeros
+//! The numbered messages: `{"n":1…,"t":1…,` and their content. Number and time have a fixed width (a leading 1 keeps zeros
 //! legal in JSON), so a reader finds both at fixed places without parsing, and a writer overwrites them in place.
+
+use super::content::Content;
 
 /// Where the digits of the number begin, behind `{"n":`.
 const NUMBER_AT: usize = 5;
@@ -16,21 +18,30 @@ pub(crate) const SHORTEST: usize = END + r#","pad":""}"#.len();
 
 /// Writes numbered messages of one length.
 #[derive(Debug, Clone)]
-pub(crate) struct Template(Vec<u8>);
+pub(crate) struct Template {
+    /// These take turns.
+    messages: Vec<Vec<u8>>,
+    turn: usize,
+}
 
 impl Template {
     /// Messages of `bytes` bytes, or of [`SHORTEST`].
-    pub(crate) fn new(bytes: usize) -> Self {
-        let pad = "x".repeat(bytes.saturating_sub(SHORTEST));
+    pub(crate) fn new(bytes: usize, content: Content) -> Self {
         let zeros = |width: usize| format!("1{}", "0".repeat(width - 1));
-        Self(format!(r#"{{"n":{},"t":{},"pad":"{pad}"}}"#, zeros(NUMBER_WIDTH), zeros(TIME_WIDTH)).into_bytes())
+        let head = format!(r#"{{"n":{},"t":{},"#, zeros(NUMBER_WIDTH), zeros(TIME_WIDTH));
+        let rest = bytes.max(SHORTEST) - head.len();
+        let messages =
+            (0..content.variants()).map(|variant| (head.clone() + &content.rest(variant, rest)).into_bytes());
+        Self { messages: messages.collect(), turn: 0 }
     }
 
     /// The message with this number, meant to be sent at `nanos` after the beginning of the run.
     pub(crate) fn write(&mut self, number: u64, nanos: u64) -> &[u8] {
-        put(&mut self.0, NUMBER_AT + 1, NUMBER_WIDTH - 1, number);
-        put(&mut self.0, TIME_AT + 1, TIME_WIDTH - 1, nanos);
-        &self.0
+        self.turn = (self.turn + 1) % self.messages.len();
+        let Some(message) = self.messages.get_mut(self.turn) else { return &[] };
+        put(message, NUMBER_AT + 1, NUMBER_WIDTH - 1, number);
+        put(message, TIME_AT + 1, TIME_WIDTH - 1, nanos);
+        message
     }
 }
 
@@ -69,11 +80,13 @@ mod tests {
     #[test]
     fn a_message_reads_back_and_is_json_of_the_wanted_length() {
         for (bytes, number, nanos) in [(0, 0, 0), (150, 7, 123_456_789), (166, 9_999_999_999, 999_999_999_999_999)] {
-            let mut template = Template::new(bytes);
-            let message = template.write(number, nanos);
-            assert_eq!(message.len(), bytes.max(SHORTEST));
-            assert!(serde_json::from_slice::<serde_json::Value>(message).unwrap().is_object());
-            assert_eq!((super::number(message), time(message)), (Some(number), Some(nanos)));
+            for content in [Content::Pad, Content::Progress] {
+                let mut template = Template::new(bytes, content);
+                let message = template.write(number, nanos);
+                assert_eq!(message.len(), bytes.max(SHORTEST));
+                assert!(serde_json::from_slice::<serde_json::Value>(message).unwrap().is_object());
+                assert_eq!((super::number(message), time(message)), (Some(number), Some(nanos)));
+            }
         }
     }
 

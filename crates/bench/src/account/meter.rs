@@ -25,6 +25,8 @@ pub(crate) struct Meter {
     /// Messages that arrived, in all.
     pub(crate) delivered: u64,
     published: u64,
+    /// Bytes that were read from sockets once they were ready: frames, without the headers of TCP and IP.
+    pub(crate) bytes: u64,
     /// Latencies of those that were meant for the measured time.
     pub(crate) measured: Latencies,
     /// Since the last look.
@@ -53,7 +55,7 @@ pub(crate) struct Live {
 impl Meter {
     pub(crate) fn new() -> Self {
         let window = (u64::MAX, u64::MAX);
-        Self { delivered: 0, published: 0, measured: latencies(), interval: latencies(), window }
+        Self { delivered: 0, published: 0, bytes: 0, measured: latencies(), interval: latencies(), window }
     }
 
     /// A message arrived.

@@ -22,6 +22,9 @@ pub(crate) struct Report {
     /// Messages, round trips or callbacks, by what they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) traffic: Option<Traffic>,
+    /// Bytes that were read from sockets for each message that arrived, warm-up included: what is around it, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) wire_bytes_each: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tally: Option<Tally>,
     /// From the time that a message was meant to be sent until it was read from the socket.
@@ -145,6 +148,7 @@ impl Report {
             connections,
             seconds: round(seconds, 3),
             traffic: None,
+            wire_bytes_each: None,
             tally: None,
             latency_ms: None,
             server: None,
@@ -187,6 +191,9 @@ impl fmt::Display for Report {
         if let Some(Traffic { what, sent, behind, arrived, arrived_per_second }) = &self.traffic {
             row("sent", format_args!("{} (with warm-up; {} behind)", grouped(*sent), grouped(*behind)))?;
             row(what, format_args!("{} in {} s = {arrived_per_second:.0}/s", grouped(*arrived), self.seconds))?;
+        }
+        if let Some(bytes) = self.wire_bytes_each {
+            row("on the wire", format_args!("{bytes:.1} bytes each"))?;
         }
         if let Some(Latency { p50, p90, p99, p999, max, .. }) = &self.latency_ms {
             row("latency ms", format_args!("p50 {p50:.3}  p90 {p90:.3}  p99 {p99:.3}  p99.9 {p999:.3}  max {max:.3}"))?;

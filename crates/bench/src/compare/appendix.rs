@@ -22,6 +22,7 @@ use crate::{
     progress::Progress,
     series::{self, What},
     slow::{self, Slow},
+    storm::{self, Storm},
 };
 
 /// A table with its title.
@@ -46,6 +47,7 @@ pub(super) fn sections(binary: &PathBuf, seconds: f64, ending: &Ending, progress
         (What::Nodes, "Nodes on one Redis: a broadcast that every node hears"),
         (What::Sizes, "Sizes: as many as go, 200 connections"),
         (What::Topics, "Topics: as many as go, 1,000 connections spread over them"),
+        (What::Compression, "Compression: progress reports as JSON, as many as go, 200 connections"),
     ] {
         let table = series::measure(what, binary, seconds, ending, progress)?;
         let figures = serde_json::to_value(&table)?;
@@ -58,6 +60,12 @@ pub(super) fn sections(binary: &PathBuf, seconds: f64, ending: &Ending, progress
         sections.push(flooded(nodes, title, binary, ending, progress)?);
     }
     sections.push(slow_readers(binary, ending, progress)?);
+    let storm = Storm { connections: 10_000, after: 15.0, slow: 100 };
+    let variables = [slow::least_outbox()];
+    let table = storm::run(&stage(binary, Memory::Forgotten, &variables, ending)?.server(), &storm, progress)?;
+    let figures = serde_json::to_value(&table)?;
+    let title = "Memory after a storm: two waves of connections, then readers that stop reading";
+    sections.push(Section { title, table: table.to_string(), figures, fault: table.fault() });
     sections.push(outages(binary, ending, progress)?);
     Ok(sections)
 }

@@ -207,8 +207,8 @@ impl Workload {
     pub(crate) fn run(self, server: &Server, plan: Plan, best: Option<f64>) -> Result<Report> {
         let quiet = Progress::new(true);
         let crowd = |connections| Crowd { connections, threads: 1, seconds: plan.seconds, warmup: plan.warmup };
-        let at = |rate| Flow { rate: Some(rate), max: false, window: None, payload: PAYLOAD };
-        let max = Flow { rate: None, max: true, window: None, payload: PAYLOAD };
+        let at = |rate| Flow::at(rate, PAYLOAD);
+        let max = Flow::most(PAYLOAD);
         let everybody =
             |flow| fanout::run(server, &Fanout { crowd: crowd(1_000), flow, topic: None, topics: None }, quiet);
         let each = |connections, flow| user::run(server, &User { crowd: crowd(connections), flow }, quiet);

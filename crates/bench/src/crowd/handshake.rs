@@ -8,9 +8,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use countersign_ws::handshake::{
-    Key,
-    client::{LONGEST_HEAD, Request, read_answer},
+use countersign_ws::{
+    Compression, deflate,
+    handshake::{
+        Key,
+        client::{LONGEST_HEAD, Request, read_answer},
+    },
 };
 use jsonwebtoken::EncodingKey;
 use reqwest::Url;
@@ -56,22 +59,22 @@ impl Endpoint {
             let mut stream = std::net::TcpStream::connect(self.address)?;
             stream.set_read_timeout(Some(Duration::from_secs(1)))?;
             let key = key();
-            stream.write_all(&self.request(key, "nobody", ""))?;
+            stream.write_all(&self.request(key, Compression::None, "nobody", ""))?;
             let mut bytes = vec![0; LONGEST_HEAD];
             let count = stream.read(&mut bytes)?;
-            answer(key, bytes.get(..count).unwrap_or_default())
+            answer(key, Compression::None, bytes.get(..count).unwrap_or_default())
         };
         matches!(ask(), Ok(Some(_)))
     }
 
     /// The request of a user; `more` is appended to the query.
-    pub(super) fn request(&self, key: Key, user: &str, more: &str) -> Vec<u8> {
+    pub(super) fn request(&self, key: Key, compression: Compression, user: &str, more: &str) -> Vec<u8> {
         let separator = if self.path.contains('?') { '&' } else { '?' };
         let target = format!("{}{separator}user_id={user}{more}", self.path);
         let token = self.secret.as_ref().map(|secret| format!("bearer.{}", token(user, secret)));
         let offers = [PROTOCOL, token.as_deref().unwrap_or_default()];
         let protocols = if token.is_some() { &offers[..] } else { &[] };
-        Request { host: &self.host, target: &target, key, protocols, extensions: None }.encode()
+        Request { host: &self.host, target: &target, key, protocols, extensions: offer(compression) }.encode()
     }
 }
 
@@ -90,14 +93,25 @@ fn token(user: &str, secret: &EncodingKey) -> String {
     jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, secret).expect("plain claims can be signed")
 }
 
+/// What is offered when compression is wanted.
+fn offer(compression: Compression) -> Option<&'static str> {
+    (compression == Compression::Agreed).then_some(deflate::OFFER)
+}
+
 /// Where the answer to the handshake with this key ends; `None` when it is not complete.
-pub(super) fn answer(key: Key, bytes: &[u8]) -> Result<Option<usize>> {
+pub(super) fn answer(key: Key, compression: Compression, bytes: &[u8]) -> Result<Option<usize>> {
     let Some((answer, end)) = read_answer(bytes)? else { return Ok(None) };
     if answer.status().as_u16() != 101 {
         bail!("the server answered {} to the handshake", answer.status());
     }
-    let asked = Request { host: "", target: "", key, protocols: &[PROTOCOL], extensions: None };
-    asked.check(&answer).context("the server switched protocols, but not to WebSocket")?;
+    let asked = Request { host: "", target: "", key, protocols: &[PROTOCOL], extensions: offer(compression) };
+    let agreed = asked.check(&answer).context("the server switched protocols, but not to WebSocket")?;
+    let compresses =
+        deflate::check(&agreed.extensions).map_err(|expected| anyhow!("the server must answer {expected}"))?;
+    ensure!(
+        compresses.is_some() == (compression == Compression::Agreed),
+        "the server does not compress: is it switched on?"
+    );
     Ok(Some(end))
 }
 
@@ -108,8 +122,9 @@ mod tests {
     #[test]
     fn an_endpoint_keeps_its_path_and_query() {
         let endpoint = Endpoint::parse("ws://127.0.0.1:8765/ws?topic=a").unwrap();
-        let request =
-            |endpoint: &Endpoint, more| String::from_utf8(endpoint.request(Key::new([0; 16]), "u1", more)).unwrap();
+        let request = |endpoint: &Endpoint, more| {
+            String::from_utf8(endpoint.request(Key::new([0; 16]), Compression::None, "u1", more)).unwrap()
+        };
         let asked = request(&endpoint, "&topic=b");
         assert!(
             asked.starts_with("GET /ws?topic=a&user_id=u1&topic=b HTTP/1.1\r\nHost: 127.0.0.1:8765\r\n"),
@@ -140,10 +155,14 @@ mod tests {
             )
         };
         let text = good(key);
-        assert_eq!(answer(key, text.as_bytes()).unwrap(), Some(text.len()));
-        assert_eq!(answer(key, &text.as_bytes()[..text.len() - 1]).unwrap(), None);
-        assert!(answer(key, good(other).as_bytes()).is_err(), "the answer to another handshake");
-        let busy = answer(key, b"HTTP/1.1 503 Busy\r\n\r\n").unwrap_err();
+        assert_eq!(answer(key, Compression::None, text.as_bytes()).unwrap(), Some(text.len()));
+        assert_eq!(answer(key, Compression::None, &text.as_bytes()[..text.len() - 1]).unwrap(), None);
+        assert!(answer(key, Compression::None, good(other).as_bytes()).is_err(), "the answer to another handshake");
+        assert!(
+            answer(key, Compression::Agreed, text.as_bytes()).is_err(),
+            "compression was offered, and not agreed to"
+        );
+        let busy = answer(key, Compression::None, b"HTTP/1.1 503 Busy\r\n\r\n").unwrap_err();
         assert!(busy.to_string().contains("503"), "{busy}");
     }
 }

@@ -52,6 +52,17 @@ pub(crate) trait Listener: 'static {
     /// Whether this text says that from now on it hears everything that is meant for it.
     fn is_ready(&self, text: &[u8]) -> bool;
 
+    /// Whether it offers permessage-deflate; a server that does not agree then is an error.
+    fn compresses(&self) -> bool {
+        false
+    }
+
+    /// A compressed message has come, and what is expected next is a message that counts. True when it was counted and
+    /// need not be inflated, which would make the load generator dearer than the server that it measures.
+    fn skim(&mut self, _meter: &mut Meter) -> bool {
+        false
+    }
+
     /// A text message.
     fn hear(&mut self, text: &[u8], now: u64, meter: &mut Meter, out: &mut Vec<u8>);
 
@@ -123,6 +134,8 @@ pub(crate) struct Gathered<S> {
     /// By number of the connection.
     pub(crate) summaries: Vec<S>,
     pub(crate) measured: Latencies,
+    /// That were read from ready connections.
+    pub(crate) bytes: u64,
     /// How connections ended that should not have, and how many.
     pub(crate) ends: BTreeMap<String, u64>,
 }
@@ -132,6 +145,7 @@ pub(crate) struct Gathered<S> {
 struct Part<S> {
     summaries: Vec<(u64, S)>,
     measured: Latencies,
+    bytes: u64,
     ends: BTreeMap<String, u64>,
 }
 
@@ -221,11 +235,12 @@ impl<S: Send + 'static> Audience<S> {
     pub(crate) fn close(self) -> Result<Gathered<S>> {
         self.orders.stop.store(true, Relaxed);
         self.wake()?;
-        let mut gathered = Gathered { summaries: Vec::new(), measured: latencies(), ends: BTreeMap::new() };
+        let mut gathered = Gathered { summaries: Vec::new(), measured: latencies(), bytes: 0, ends: BTreeMap::new() };
         let mut summaries = Vec::new();
         for (_, thread) in self.threads {
             let part = thread.join().map_err(|_| anyhow!("a reader panicked"))??;
             summaries.extend(part.summaries);
+            gathered.bytes += part.bytes;
             gathered.measured.add(&part.measured).context("adding latencies")?;
             for (end, count) in part.ends {
                 *gathered.ends.entry(end).or_default() += count;

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use countersign_ws::Inflater;
 use mio::{Events, Poll, Token};
 
 use super::{
@@ -61,6 +62,7 @@ impl<L: Listener> Reader<L> {
             registry: poll.registry().try_clone().context("sharing an epoll instance")?,
             buffer: vec![0; READ_BYTES],
             meter: Meter::new(),
+            inflater: Inflater::new(),
             now: 0,
         };
         let waiting = (0..seats.len()).collect();
@@ -200,7 +202,8 @@ impl<L: Listener> Reader<L> {
     }
 
     fn gather(self) -> Part<L::Summary> {
-        let mut part = Part { summaries: Vec::new(), measured: self.room.meter.measured, ends: BTreeMap::new() };
+        let Meter { measured, bytes, .. } = self.room.meter;
+        let mut part = Part { summaries: Vec::new(), measured, bytes, ends: BTreeMap::new() };
         for seat in self.seats {
             for end in seat.ends {
                 *part.ends.entry(end).or_default() += 1;

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use countersign_ws::{
-    Compression, Opcode, Role, close,
+    Compression, Inflater, Opcode, Role, close,
     frame::{self, Split},
     handshake::Key,
 };
@@ -29,6 +29,9 @@ const SEGMENT: u32 = 1460;
 /// Linux's EINPROGRESS: a connection is being made (connect(2)).
 const IN_PROGRESS: i32 = 115;
 
+/// Bytes of a compressed message when it is inflated: more than any gateway publishes.
+const LONGEST_MESSAGE: usize = 16 * 1024 * 1024;
+
 /// How far a connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Standing {
@@ -45,6 +48,7 @@ pub(super) struct Room {
     pub(super) registry: Registry,
     pub(super) buffer: Vec<u8>,
     pub(super) meter: Meter,
+    pub(super) inflater: Inflater,
     pub(super) now: u64,
 }
 
@@ -59,6 +63,7 @@ pub(super) struct Seat<L> {
     stream: Option<TcpStream>,
     /// Of the handshake that is on the way.
     key: Option<Key>,
+    compression: Compression,
     /// The beginning of a frame, or of the answer to the handshake.
     rest: Vec<u8>,
     /// What the socket did not take yet.
@@ -69,7 +74,9 @@ impl<L: Listener> Seat<L> {
     pub(super) fn new(index: u64, listener: L) -> Self {
         let standing = Standing::Waiting;
         let (rest, out) = (Vec::new(), Vec::new());
-        Self { index, listener, standing, ends: Vec::new(), again: None, stream: None, key: None, rest, out }
+        let compression = if listener.compresses() { Compression::Agreed } else { Compression::None };
+        let (ends, again, stream, key) = (Vec::new(), None, None, None);
+        Self { index, listener, standing, ends, again, stream, key, compression, rest, out }
     }
 
     /// Begins to connect.
@@ -83,7 +90,7 @@ impl<L: Listener> Seat<L> {
         self.rest = Vec::new();
         let key = handshake::key();
         self.key = Some(key);
-        self.out = endpoint.request(key, &super::user(self.index), &self.listener.query());
+        self.out = endpoint.request(key, self.compression, &super::user(self.index), &self.listener.query());
         Ok(())
     }
 
@@ -158,18 +165,21 @@ impl<L: Listener> Seat<L> {
             before.copy_from_slice(&self.rest);
             let is_emptied = count < free.len();
             let bytes = room.buffer.get(..kept + count).unwrap_or_default();
-            self.hear(bytes, room.now, &mut room.meter)?;
+            if self.standing == Standing::Ready {
+                room.meter.bytes += count as u64;
+            }
+            self.hear(bytes, room.now, &mut room.meter, &mut room.inflater)?;
             if is_emptied && !has_hung_up {
                 return Ok(());
             }
         }
     }
 
-    fn hear(&mut self, bytes: &[u8], now: u64, meter: &mut Meter) -> Result<()> {
+    fn hear(&mut self, bytes: &[u8], now: u64, meter: &mut Meter, inflater: &mut Inflater) -> Result<()> {
         let mut left = bytes;
         if self.standing == Standing::Opening {
             let key = self.key.context("an answer to a handshake that nobody has begun")?;
-            let Some(end) = handshake::answer(key, bytes)? else {
+            let Some(end) = handshake::answer(key, self.compression, bytes)? else {
                 self.rest = bytes.to_vec();
                 return Ok(());
             };
@@ -177,10 +187,18 @@ impl<L: Listener> Seat<L> {
             let is_ready = self.listener.opened(now, &mut self.out);
             self.standing = if is_ready { Standing::Ready } else { Standing::Open };
         }
-        while let Some(Split { header, payload, rest }) = frame::split_first(Role::Client, Compression::None, left)? {
+        while let Some(Split { header, payload, rest }) = frame::split_first(Role::Client, self.compression, left)? {
             left = rest;
             match header.opcode {
                 Opcode::Text | Opcode::Binary if header.last => {
+                    let payload = if header.compressed {
+                        if self.standing == Standing::Ready && self.listener.skim(meter) {
+                            continue;
+                        }
+                        inflater.inflate(payload, LONGEST_MESSAGE)?
+                    } else {
+                        payload
+                    };
                     if self.standing == Standing::Open && self.listener.is_ready(payload) {
                         self.standing = Standing::Ready;
                     }

@@ -201,7 +201,7 @@ fn text(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::account::message::Template;
+    use crate::account::{content::Content, message::Template};
 
     #[test]
     fn a_command_is_an_array_of_bulk_strings() {
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_packet_of_socket_io_names_its_room_and_carries_the_members() {
-        let (mut body, mut template) = (Vec::new(), Template::new(80));
+        let (mut body, mut template) = (Vec::new(), Template::new(80, Content::Pad));
         socket_io_packet(&mut body, Target::User(7), template.write(5, 9));
         let has = |words: &[u8]| body.windows(words.len()).any(|window| window == words);
         assert!(has(b"bench-7") && has(b"rooms") && has(&10_000_000_005u64.to_be_bytes()), "{body:?}");

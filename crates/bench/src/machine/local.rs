@@ -26,6 +26,7 @@ use crate::{
     pingpong::{self, PingPong},
     progress::Progress,
     slow::{self, Slow},
+    storm::{self, Storm},
     user::{self, User},
 };
 
@@ -79,6 +80,8 @@ enum Run {
     Busy(Busy),
     /// Readers that stop reading; their limit is 64 KiB then, unless --env says otherwise.
     Slow(Slow),
+    /// Waves of connections that come and go: what memory the node keeps.
+    Storm(Storm),
 }
 
 /// What a command found out.
@@ -87,6 +90,7 @@ pub(crate) enum Told {
     Report(Box<Report>),
     Busy(busy::Table),
     Slow(slow::Table),
+    Storm(storm::Table),
 }
 
 impl From<Report> for Told {
@@ -104,7 +108,7 @@ pub(crate) fn run(local: &Local, progress: Progress) -> Result<Told> {
     if let Run::Connect(Connect { jwt_secret: Some(secret), .. }) = &local.run {
         variables.push(("AUTH_JWT_SECRET".to_owned(), secret.clone()));
     }
-    if matches!(&local.run, Run::Slow(_)) {
+    if matches!(&local.run, Run::Slow(_) | Run::Storm(_)) {
         // What is said last counts.
         variables.insert(0, slow::least_outbox());
     }
@@ -127,6 +131,7 @@ pub(crate) fn run(local: &Local, progress: Progress) -> Result<Told> {
     let report = match &local.run {
         Run::Busy(run) => return Ok(Told::Busy(busy::run(&server, run, progress)?)),
         Run::Slow(run) => return Ok(Told::Slow(slow::run(&server, run, progress)?)),
+        Run::Storm(run) => return Ok(Told::Storm(storm::run(&server, run, progress)?)),
         Run::Fanout(run) => fanout::run(&server, run, progress),
         Run::User(run) => user::run(&server, run, progress),
         Run::Pingpong(run) => pingpong::run(&server, run, progress),

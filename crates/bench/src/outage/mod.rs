@@ -21,6 +21,7 @@ use serde::Serialize;
 
 use crate::{
     account::{
+        content::Content,
         ledger::{Ledger, Tally},
         message::{self, Template},
         meter::{Live, Meter},
@@ -196,7 +197,7 @@ impl Publishing {
         let stop = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&stop);
         let run = move || {
-            let mut template = Template::new(PAYLOAD);
+            let mut template = Template::new(PAYLOAD, Content::Pad);
             let (begin, mut number, mut refused) = (Instant::now(), 0u64, None::<Instant>);
             while !told.load(Relaxed) {
                 let due = begin + Duration::from_secs_f64(number as f64 / rate);
@@ -301,7 +302,7 @@ mod tests {
     fn a_connection_remembers_the_position_at_the_end_of_a_message_and_comes_back_with_it() {
         let outage = Arc::new(Outage::default());
         let (mut returner, mut meter, mut out) = (Returner::new(0, Sign::Subscribed, outage), Meter::new(), Vec::new());
-        let mut text = Template::new(60).write(0, 5).to_vec();
+        let mut text = Template::new(60, Content::Pad).write(0, 5).to_vec();
         text.pop();
         text.extend_from_slice(br#","_meta":{"topic":"t","position":{"epoch":"e1","offset":42}}}"#);
         returner.hear(&text, 7, &mut meter, &mut out);
