@@ -39,7 +39,7 @@ pub(crate) struct Busy {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) seconds: u64,
     /// Also floods of so many deliveries a second, before the one as fast as it goes.
-    #[arg(long, default_value_t = 1_000_000.0)]
+    #[arg(long, default_value_t = 100_000.0)]
     pub(crate) paced: f64,
 }
 
@@ -134,9 +134,10 @@ impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "| callbacks | deliveries/s beside | p50 ms | p99 ms | × alone | bare Redis p50, p99 ms | bare node p50, p99 ms |"
+            "| callbacks | deliveries/s beside | p50 ms | p99 ms | × alone | ask → question p50, p99 ms | answer → decision p50, p99 ms | \
+             bare Redis p50, p99 ms | bare node p50, p99 ms |"
         )?;
-        writeln!(f, "|---|---|---|---|---|---|---|")?;
+        writeln!(f, "|---|---|---|---|---|---|---|---|---|")?;
         let alone = (self.rows.first().and_then(Row::p99), self.rows.last().and_then(Row::p99));
         for row in &self.rows {
             let (p50, p99) = row.callbacks.latency_ms.as_ref().map_or((0.0, 0.0), |latency| (latency.p50, latency.p99));
@@ -145,10 +146,13 @@ impl fmt::Display for Table {
                 _ => String::new(),
             };
             let bare = |latency: &Latency| format!("{:.2}, {:.2}", latency.p50, latency.p99);
+            let stages = row.callbacks.stages_ms.as_ref();
+            let question = stages.map_or_else(String::new, |stages| bare(&stages.ask_to_question));
+            let decision = stages.map_or_else(String::new, |stages| bare(&stages.answer_to_decision));
             let redis = row.redis_ms.as_ref().map_or_else(String::new, bare);
             writeln!(
                 f,
-                "| {} | {:.0} | {p50:.2} | {p99:.2} | {ratio} | {redis} | {} |",
+                "| {} | {:.0} | {p50:.2} | {p99:.2} | {ratio} | {question} | {decision} | {redis} | {} |",
                 row.name,
                 row.deliveries_per_second,
                 bare(&row.node_ms)

@@ -26,6 +26,7 @@ use crate::{
     dialect::Dialect,
     machine::clock::{Clock, nanos},
     progress::Progress,
+    stages::{self, Stages, Unaccepted},
 };
 
 /// How long a person has: far longer than any answer takes here, so that a timeout is a fault.
@@ -55,8 +56,14 @@ pub(crate) struct Callbacks {
     pub(crate) warmup: u64,
 }
 
+/// How a question begins, up to its id.
+const QUESTION: &[u8] = br#"{"type":"task_step_result","callback_id":""#;
+
 /// Says yes to everything, once.
-struct Device;
+struct Device {
+    stages: Arc<Stages>,
+    unaccepted: Unaccepted,
+}
 
 impl Listener for Device {
     type Summary = ();
@@ -69,13 +76,18 @@ impl Listener for Device {
         Dialect::Countersign.is_ready(text)
     }
 
-    fn hear(&mut self, text: &[u8], _now: u64, _meter: &mut Meter, out: &mut Vec<u8>) {
-        const START: &[u8] = br#"{"type":"task_step_result","callback_id":""#;
-        let Some(rest) = text.strip_prefix(START) else { return };
+    fn hear(&mut self, text: &[u8], now: u64, _meter: &mut Meter, out: &mut Vec<u8>) {
+        if text.starts_with(br#"{"type":"confirmation_accepted""#) {
+            return self.stages.accepted(now, &mut self.unaccepted);
+        }
+        let Some(rest) = text.strip_prefix(QUESTION) else { return };
         let Some(id) = rest.iter().position(|byte| *byte == b'"').and_then(|end| rest.get(..end)) else { return };
         let id = String::from_utf8_lossy(id);
         let confirm = format!(r#"{{"action":"confirm","callback_id":"{id}","proceed":true,"feedback":"{FEEDBACK}"}}"#);
         crowd::say(confirm.as_bytes(), out);
+        if let Some(number) = stages::number(text) {
+            self.stages.answers(number, now, &mut self.unaccepted);
+        }
     }
 
     fn summary(self, _closed: bool) {}
@@ -88,6 +100,7 @@ struct Desk {
     clock: Clock,
     live: Arc<Live>,
     window: std::ops::Range<u64>,
+    stages: Arc<Stages>,
     books: RefCell<Books>,
 }
 
@@ -114,8 +127,13 @@ impl Desk {
         let result = StepResult { message: "Go on?".into(), status: "completed".into(), ..StepResult::default() };
         let task = format!("bench-{number}");
         let ask = producer.ask(&result, &user, &task, number).timeout(TIMEOUT).on_timeout(OnTimeout::Fail);
+        if self.window.contains(&intended) {
+            self.stages.asks(number, self.clock.now());
+        }
         let decision = ask.wait().await;
-        let latency = self.clock.now().saturating_sub(intended);
+        let now = self.clock.now();
+        self.stages.decided(number, now);
+        let latency = now.saturating_sub(intended);
         let mut books = self.books.borrow_mut();
         if let Some(wrong) = fault(&user, &decision) {
             *books.wrong.entry(wrong).or_default() += 1;
@@ -188,7 +206,10 @@ pub(crate) fn run(server: &Server, callbacks: &Callbacks, progress: Progress) ->
         })
         .collect::<Result<Vec<_>>>()?;
     let seating = Seating::new(server.endpoints()?, users, clock);
-    let audience = Audience::open(&seating, |_| Device)?;
+    let stages = Arc::new(Stages::new());
+    let shared = Arc::clone(&stages);
+    let device = move |_| Device { stages: Arc::clone(&shared), unaccepted: Unaccepted::new() };
+    let audience = Audience::open(&seating, device)?;
     progress.say(format_args!("opening {users} connections"));
     let audience = audience.wait_until_ready()?;
     observer.connected()?;
@@ -207,7 +228,8 @@ pub(crate) fn run(server: &Server, callbacks: &Callbacks, progress: Progress) ->
     let window = start..start + nanos(Duration::from_secs(seconds));
     let books = Books { asked: 0, decided: 0, latencies: latencies(), wrong: BTreeMap::new() };
     let live = Arc::clone(&audience.live);
-    let desk = Desk { producers, users, clock, live, window: window.clone(), books: RefCell::new(books) };
+    let books = RefCell::new(books);
+    let desk = Desk { producers, users, clock, live, window: window.clone(), stages, books };
     let desk = Rc::new(desk);
     let ran = LocalSet::new().block_on(&runtime, async {
         let mut loops = tokio::task::JoinSet::new();
@@ -248,6 +270,7 @@ pub(crate) fn run(server: &Server, callbacks: &Callbacks, progress: Progress) ->
     let mut report = Report::new("callbacks", load, users, Duration::from_secs(seconds).as_secs_f64());
     let books = desk.books.borrow();
     report.latency_ms = Some(Latency::of(&books.latencies));
+    report.stages_ms = Some(desk.stages.taken());
     report.redis_commands = redis_commands;
     report.backlog = backlog;
     report.ends = gathered.ends;
@@ -298,7 +321,8 @@ mod tests {
 
     #[test]
     fn a_device_answers_the_question_that_it_hears_and_nothing_else() {
-        let (mut device, mut meter, mut out) = (Device, Meter::new(), Vec::new());
+        let device = Device { stages: Arc::new(Stages::new()), unaccepted: Unaccepted::new() };
+        let (mut device, mut meter, mut out) = (device, Meter::new(), Vec::new());
         device.hear(br#"{"type":"connected"}"#, 0, &mut meter, &mut out);
         assert!(out.is_empty());
         device.hear(br#"{"type":"task_step_result","callback_id":"07-ab","user_id":"u"}"#, 0, &mut meter, &mut out);

@@ -9,7 +9,7 @@
 //! - `series`: what grows with nodes, sizes and topics, and what each of the producers' doors takes.
 //! - `compare`: the gateway and its peers side by side, with ratios, goals, tables and plots.
 //! - `publish`: a run of numbered messages from a producer's door to many sockets; `pace`: when to send what.
-//! - `backlog`: callbacks that stay open meanwhile.
+//! - `backlog`: callbacks that stay open meanwhile; `stages`: where the time of a callback goes.
 //! - `crowd`: the many connections, on few threads, as cheap as they can be.
 //! - `dialect`: what a server says inside its frames, so that peers can be measured with the same load.
 //! - `doors`: the producer's ways in: Redis or HTTP.
@@ -39,6 +39,7 @@ mod progress;
 mod publish;
 mod series;
 mod slow;
+mod stages;
 mod storm;
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@ use crate::{
     backlog::Backlog,
     machine::{others::Disturbance, process::Usage},
     outage::Return,
+    stages::StagesTaken,
 };
 
 /// A finished run.
@@ -46,6 +47,9 @@ pub(crate) struct Report {
     /// Callbacks that were open all the while.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) backlog: Option<Backlog>,
+    /// Where the time of a callback went.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) stages_ms: Option<StagesTaken>,
     /// What came of an outage.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) outage: Option<Return>,
@@ -157,6 +161,7 @@ impl Report {
             disturbance: None,
             redis_commands: BTreeMap::new(),
             backlog: None,
+            stages_ms: None,
             outage: None,
             ends: BTreeMap::new(),
             wrong: BTreeMap::new(),
@@ -197,6 +202,11 @@ impl fmt::Display for Report {
         }
         if let Some(Latency { p50, p90, p99, p999, max, .. }) = &self.latency_ms {
             row("latency ms", format_args!("p50 {p50:.3}  p90 {p90:.3}  p99 {p99:.3}  p99.9 {p999:.3}  max {max:.3}"))?;
+        }
+        if let Some(stages) = &self.stages_ms {
+            for (name, Latency { p50, p99, .. }) in stages.named() {
+                row(name, format_args!("p50 {p50:.3}  p99 {p99:.3}"))?;
+            }
         }
         if let Some(cost) = &self.server {
             let each = cost.cpu_us_each.map_or_else(String::new, |each| format!(", {each:.3} µs each"));

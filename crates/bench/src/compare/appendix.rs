@@ -85,7 +85,7 @@ fn flooded(nodes: u16, title: &'static str, binary: &PathBuf, ending: &Ending, p
     let redis = Some(Memory::Forgotten);
     let setting = Setting { binary, nodes, is_pinned: true, redis, variables: &[], door: None };
     let standing = Stage::start(setting, ending)?;
-    let busy = Busy { connections: 1_000, rate: 100, seconds: 5, paced: 1_000_000.0 };
+    let busy = Busy { connections: 1_000, rate: 100, seconds: 5, paced: 100_000.0 };
     let table = busy::run(&standing.server(), &busy, progress)?;
     Ok(Section { title, table: table.to_string(), figures: serde_json::to_value(&table)?, fault: table.fault() })
 }
