@@ -133,7 +133,8 @@ impl PubSub {
             let Self { reader, writer, input, output } = self;
             tokio::select! {
                 biased;
-                read = read_more(reader, input) => read?,
+                // What is to be sent goes first: under a flood there is always more to read, and who waits for a
+                // subscription would wait for the end of it. It is little, and when the kernel takes no more, reading goes on.
                 sent = writer.write_buf(output), if output.has_remaining() => {
                     sent?;
                     if !output.has_remaining() {
@@ -142,6 +143,7 @@ impl PubSub {
                     }
                     continue;
                 }
+                read = read_more(reader, input) => read?,
             }
             let mut brought = Brought::default();
             if self.take(&mut brought)? > 0 {
@@ -274,6 +276,19 @@ mod tests {
         }
         drop(redis);
         assert!(matches!(connection.next().await, Err(PubSubError::Io(_))));
+    }
+
+    #[tokio::test]
+    async fn commands_are_sent_though_there_is_always_more_to_read() {
+        let (mut connection, mut redis) = pair();
+        let flood = "*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$2\r\n{}\r\n".repeat(10_000);
+        redis.write_all(flood.as_bytes()).await.unwrap();
+        connection.subscribe(["cs:a"].into_iter());
+        // The first read leaves most of it behind, so that there would be something to read the next time, too.
+        assert!(connection.next().await.unwrap().messages.len() < 10_000);
+        let mut said = vec![0; 29];
+        redis.read_exact(&mut said).now_or_never().expect("the command was sent before anything was read").unwrap();
+        assert_eq!(String::from_utf8_lossy(&said), "*2\r\n$9\r\nSUBSCRIBE\r\n$4\r\ncs:a\r\n");
     }
 
     #[tokio::test]
