@@ -1,7 +1,7 @@
 //! What is told beside the comparison, of the gateway alone: the series, callbacks beside a flood, slow readers, outages, and
 //! how fast people can come in. Each is the command of that name, with its defaults.
 
-use std::path::PathBuf;
+use std::{fmt::Display, path::PathBuf};
 
 use anyhow::Result;
 use serde::Serialize;
@@ -36,11 +36,15 @@ pub(crate) struct Section {
     pub(crate) fault: Option<String>,
 }
 
+const SLOW_READERS: &str = "Slow readers: the latency of the others, 1,000 readers, 50 messages/s of 2,000 bytes";
+const STORM: &str = "Memory after a storm: two waves of connections, then readers that stop reading";
+const OUTAGES: &str = "Outages: until everybody is back, and what was lost";
+
 /// Secret of the tokens; the gateway that checks them is given the same.
 const SECRET: &str = "only-for-this-measurement-0123456789";
 
 /// Measures everything.
-pub(super) fn sections(binary: &PathBuf, seconds: f64, ending: &Ending, progress: Progress) -> Result<Vec<Section>> {
+pub(super) fn sections(binary: &PathBuf, seconds: f64, ending: &Ending, progress: Progress) -> Vec<Section> {
     let mut sections = Vec::new();
     for (what, title) in [
         (What::Doors, "Producers' doors: messages a second into one node, to 100 users"),
@@ -49,25 +53,38 @@ pub(super) fn sections(binary: &PathBuf, seconds: f64, ending: &Ending, progress
         (What::Topics, "Topics: as many as go, 1,000 connections spread over them"),
         (What::Compression, "Compression: progress reports as JSON, as many as go, 200 connections"),
     ] {
-        let table = series::measure(what, binary, seconds, ending, progress)?;
-        let figures = serde_json::to_value(&table)?;
-        sections.push(Section { title, table: table.to_string(), figures, fault: table.fault() });
+        let measured = series::measure(what, binary, seconds, ending, progress);
+        sections.push(section(title, measured, series::Table::fault));
     }
     for (nodes, title) in [
         (1, "Busy: callbacks while another topic is flooded, one node"),
         (2, "Busy: callbacks while another topic is flooded, asked at one node and answered at the flooded one"),
     ] {
-        sections.push(flooded(nodes, title, binary, ending, progress)?);
+        sections.push(section(title, flooded(nodes, binary, ending, progress), busy::Table::fault));
     }
-    sections.push(slow_readers(binary, ending, progress)?);
-    let storm = Storm { connections: 10_000, after: 15.0, slow: 100 };
-    let variables = [slow::least_outbox()];
-    let table = storm::run(&stage(binary, Memory::Forgotten, &variables, ending)?.server(), &storm, progress)?;
-    let figures = serde_json::to_value(&table)?;
-    let title = "Memory after a storm: two waves of connections, then readers that stop reading";
-    sections.push(Section { title, table: table.to_string(), figures, fault: table.fault() });
-    sections.push(outages(binary, ending, progress)?);
-    Ok(sections)
+    sections.push(slow_readers(binary, ending, progress).unwrap_or_else(|error| unmeasured(SLOW_READERS, &error)));
+    sections.push(section(STORM, memory(binary, ending, progress), storm::Table::fault));
+    sections.push(outages(binary, ending, progress).unwrap_or_else(|error| unmeasured(OUTAGES, &error)));
+    sections
+}
+
+/// A table as a section.
+fn section<T: Serialize + Display>(
+    title: &'static str,
+    measured: Result<T>,
+    fault: impl Fn(&T) -> Option<String>,
+) -> Section {
+    let told = measured.and_then(|table| Ok((serde_json::to_value(&table)?, table)));
+    match told {
+        Ok((figures, table)) => Section { title, table: table.to_string(), figures, fault: fault(&table) },
+        Err(error) => unmeasured(title, &error),
+    }
+}
+
+/// What went wrong here must not cost the figures of all the rest.
+fn unmeasured(title: &'static str, error: &anyhow::Error) -> Section {
+    let why = format!("It could not be measured: {error:#}");
+    Section { title, table: format!("{why}\n"), figures: Value::Null, fault: Some(format!("{title}: {why}")) }
 }
 
 /// A gateway with its Redis.
@@ -81,13 +98,19 @@ fn stage<'a>(
 }
 
 /// Callbacks while a topic is flooded.
-fn flooded(nodes: u16, title: &'static str, binary: &PathBuf, ending: &Ending, progress: Progress) -> Result<Section> {
+fn flooded(nodes: u16, binary: &PathBuf, ending: &Ending, progress: Progress) -> Result<busy::Table> {
     let redis = Some(Memory::Forgotten);
     let setting = Setting { binary, nodes, is_pinned: true, redis, variables: &[], door: None };
     let standing = Stage::start(setting, ending)?;
     let busy = Busy { connections: 1_000, rate: 100, seconds: 5, paced: 100_000.0 };
-    let table = busy::run(&standing.server(), &busy, progress)?;
-    Ok(Section { title, table: table.to_string(), figures: serde_json::to_value(&table)?, fault: table.fault() })
+    busy::run(&standing.server(), &busy, progress)
+}
+
+/// Waves of connections, and readers that stop reading.
+fn memory(binary: &PathBuf, ending: &Ending, progress: Progress) -> Result<storm::Table> {
+    let variables = [slow::least_outbox()];
+    let standing = stage(binary, Memory::Forgotten, &variables, ending)?;
+    storm::run(&standing.server(), &Storm { connections: 10_000, after: 15.0, slow: 100 }, progress)
 }
 
 /// Readers that stop reading, by what the node does with them.
@@ -104,8 +127,7 @@ fn slow_readers(binary: &PathBuf, ending: &Ending, progress: Progress) -> Result
     }
     lines.push(String::new());
     let fault = (!faults.is_empty()).then(|| faults.join("; "));
-    let title = "Slow readers: the latency of the others, 1,000 readers, 50 messages/s of 2,000 bytes";
-    Ok(Section { title, table: lines.join("\n"), figures: figures.into(), fault })
+    Ok(Section { title: SLOW_READERS, table: lines.join("\n"), figures: figures.into(), fault })
 }
 
 /// People who lose their connection, Redis that dies, and people who come in.
@@ -167,6 +189,5 @@ fn outages(binary: &PathBuf, ending: &Ending, progress: Progress) -> Result<Sect
     }
     rows.push(String::new());
     let fault = (!faults.is_empty()).then(|| faults.join("; "));
-    let title = "Outages: until everybody is back, and what was lost";
-    Ok(Section { title, table: rows.join("\n"), figures: figures.into(), fault })
+    Ok(Section { title: OUTAGES, table: rows.join("\n"), figures: figures.into(), fault })
 }
