@@ -131,6 +131,8 @@ pub(crate) enum DoorKind {
     Http,
     /// PUBLISH as Socket.IO's Redis adapter listens to it.
     SocketIo,
+    /// PUBLISH as Sockudo's Redis adapter listens to it.
+    Sockudo,
     /// nchan's publisher location.
     Nchan,
 }
@@ -201,6 +203,7 @@ impl Server {
             DoorKind::Publish => redis(Wire::Publish),
             DoorKind::Inbox => redis(Wire::Inbox),
             DoorKind::SocketIo => redis(Wire::SocketIo),
+            DoorKind::Sockudo => redis(Wire::Sockudo),
             DoorKind::Http => http(Posting::Gateway),
             DoorKind::Nchan => http(Posting::Nchan),
         }

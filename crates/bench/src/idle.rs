@@ -27,6 +27,7 @@ pub(crate) struct Idle {
 }
 
 struct Sleeper {
+    index: u64,
     dialect: Dialect,
     topic: Option<String>,
 }
@@ -35,9 +36,7 @@ impl Listener for Sleeper {
     type Summary = ();
 
     fn opened(&mut self, _now: u64, out: &mut Vec<u8>) -> bool {
-        if let Some(words) = self.dialect.greeting() {
-            crowd::say(words, out);
-        }
+        self.dialect.greeting(self.index).iter().for_each(|words| crowd::say(words.as_bytes(), out));
         if let Some(topic) = &self.topic {
             crowd::say(subscribe(topic).as_bytes(), out);
         }
@@ -67,7 +66,7 @@ pub(crate) fn run(server: &Server, Idle { crowd, topics }: &Idle, progress: Prog
     let seating = Seating { threads: crowd.threads, ..Seating::new(server.endpoints()?, connections, clock) };
     let dialect = server.dialect;
     let topic = move |index| topics.then(|| format!("bench:{index}"));
-    let audience = Audience::open(&seating, move |index| Sleeper { dialect, topic: topic(index) })?;
+    let audience = Audience::open(&seating, move |index| Sleeper { index, dialect, topic: topic(index) })?;
     progress.say(format_args!("opening {connections} connections"));
     let audience = audience.wait_until_ready()?;
     let held = crowd.window(clock.now());

@@ -102,9 +102,7 @@ impl Listener for Player {
     type Summary = u64;
 
     fn opened(&mut self, now: u64, out: &mut Vec<u8>) -> bool {
-        if let Some(words) = self.dialect.greeting() {
-            crowd::say(words, out);
-        }
+        self.dialect.greeting(self.index).iter().for_each(|words| crowd::say(words.as_bytes(), out));
         self.due += now;
         if !self.dialect.announces() {
             self.start(now, out);

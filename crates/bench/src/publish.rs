@@ -106,6 +106,7 @@ const ALL_TIMED: u64 = 64;
 /// Counts numbered messages.
 #[derive(Debug)]
 struct Counter {
+    index: u64,
     ledger: Ledger,
     dialect: Dialect,
     topic: Option<String>,
@@ -124,6 +125,7 @@ impl Counter {
         let (ledger, topic, turns) = (Ledger::default(), spread.topic(index), spread.turns(connections));
         let slowness_is_over = Arc::default();
         Self {
+            index,
             ledger,
             dialect,
             topic,
@@ -148,9 +150,7 @@ impl Listener for Counter {
     type Summary = Account;
 
     fn opened(&mut self, _now: u64, out: &mut Vec<u8>) -> bool {
-        if let Some(words) = self.dialect.greeting() {
-            crowd::say(words, out);
-        }
+        self.dialect.greeting(self.index).iter().for_each(|words| crowd::say(words.as_bytes(), out));
         if let Some(topic) = &self.topic {
             crowd::say(subscribe(topic).as_bytes(), out);
         }
@@ -396,7 +396,7 @@ fn words(flow: &Flow, pace: Pace, server: &Server) -> String {
     let door = match server.door {
         Some(DoorKind::Publish) => "PUBLISH",
         Some(DoorKind::Inbox) => "the inbox",
-        Some(DoorKind::SocketIo) => "its Redis adapter",
+        Some(DoorKind::SocketIo | DoorKind::Sockudo) => "its Redis adapter",
         None if server.redis.is_some() => "PUBLISH",
         _ => "HTTP",
     };

@@ -45,18 +45,22 @@ impl Template {
     }
 }
 
-/// The number of a message; `None` when it is none of ours. Its time is for [`time`], as not everybody asks for it.
+/// The number of a message; `None` when it is none of ours. Its time is for [`time`], as not everybody asks for it. A message
+/// may be JSON, or JSON within a string, with a backslash before each quote.
 pub(crate) fn number(message: &[u8]) -> Option<u64> {
-    let digits = message.strip_prefix(br#"{"n":1"#)?.get(..NUMBER_WIDTH - 1)?;
-    if message.get(NUMBER_AT + NUMBER_WIDTH..TIME_AT)? != br#","t":"# {
-        return None;
-    }
-    value(digits)
+    let (rest, between): (_, &[u8]) = match message.strip_prefix(br#"{"n":1"#) {
+        Some(rest) => (rest, br#","t":"#),
+        None => (message.strip_prefix(br#"{\"n\":1"#)?, br#",\"t\":"#),
+    };
+    let (digits, rest) = rest.split_at_checked(NUMBER_WIDTH - 1)?;
+    rest.starts_with(between).then(|| value(digits))?
 }
 
 /// The time of a message, in nanoseconds.
 pub(crate) fn time(message: &[u8]) -> Option<u64> {
-    value(message.get(TIME_AT + 1..END)?)
+    // Four quotes come before it.
+    let escapes = if message.get(1) == Some(&b'\\') { 4 } else { 0 };
+    value(message.get(TIME_AT + 1 + escapes..END + escapes)?)
 }
 
 fn value(digits: &[u8]) -> Option<u64> {
@@ -86,6 +90,9 @@ mod tests {
                 assert_eq!(message.len(), bytes.max(SHORTEST));
                 assert!(serde_json::from_slice::<serde_json::Value>(message).unwrap().is_object());
                 assert_eq!((super::number(message), time(message)), (Some(number), Some(nanos)));
+                let escaped = String::from_utf8_lossy(message).replace('"', "\\\"");
+                let escaped = escaped.as_bytes();
+                assert_eq!((super::number(escaped), time(escaped)), (Some(number), Some(nanos)));
             }
         }
     }

@@ -50,7 +50,7 @@ pub(crate) struct Compare {
     /// Only these workloads; may be given several times, or comma-separated.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Workload>,
-    /// Only these peers beside the gateway (floor, uwebsockets, axum, nchan, socketio).
+    /// Only these peers beside the gateway (floor, uwebsockets, axum, nchan, socketio, sockudo).
     #[arg(long, value_delimiter = ',')]
     peers: Vec<String>,
     /// Two short rounds against the floor and uWebSockets, without the workloads of 10,000 connections.

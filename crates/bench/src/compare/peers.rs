@@ -82,6 +82,12 @@ pub(crate) fn all(gateways: &[String]) -> Result<Vec<Peer>> {
         paths: ["/socket.io/?EIO=4&transport=websocket"; 2],
         ..bare("socketio", Kind::Recipe)
     });
+    all.push(Peer {
+        dialect: Dialect::Pusher,
+        door: DoorKind::Sockudo,
+        paths: ["/app/bench?protocol=7"; 2],
+        ..bare("sockudo", Kind::Recipe)
+    });
     Ok(all)
 }
 

@@ -23,6 +23,8 @@ pub(crate) enum Wire {
     Inbox,
     /// `PUBLISH` to the channels of Socket.IO's Redis adapter.
     SocketIo,
+    /// What Sockudo\'s Redis adapter listens to.
+    Sockudo,
 }
 
 #[derive(Debug)]
@@ -98,6 +100,10 @@ impl Redis {
                 socket_io_packet(body, target, message);
                 command(out, &[b"PUBLISH", channel, body]);
             }
+            Wire::Sockudo => {
+                sockudo_broadcast(body, target, message);
+                command(out, &[b"PUBLISH", b"sockudo_adapter::#broadcast", body]);
+            }
         }
         self.commands += 1;
     }
@@ -170,6 +176,34 @@ fn socket_io_packet(body: &mut Vec<u8>, target: Target<'_>, message: &[u8]) {
     }
 }
 
+/// What a node of Sockudo tells the others: an object whose `message` is a string with the event, whose `data` is a string
+/// with the message.
+fn sockudo_broadcast(body: &mut Vec<u8>, target: Target<'_>, message: &[u8]) {
+    let user;
+    let channel = match target {
+        Target::Broadcast => "all",
+        Target::Topic(name) => name,
+        Target::User(index) => {
+            user = crate::crowd::user(index);
+            &user
+        }
+    };
+    text(
+        body,
+        format_args!(
+            r#"{{"node_id":"bench","app_id":"bench","channel":"{channel}","except_socket_id":null,"message":"{{\"event\":\"m\",\"channel\":\"{channel}\",\"data\":\""#
+        ),
+    );
+    // A quote of the message stands in a string in a string.
+    for (at, part) in message.split(|byte| *byte == b'"').enumerate() {
+        if at > 0 {
+            body.extend_from_slice(br#"\\\""#);
+        }
+        body.extend_from_slice(part);
+    }
+    body.extend_from_slice(br#"\"}"}"#);
+}
+
 /// A numbered message, taken apart.
 #[derive(Default, serde::Deserialize)]
 struct Numbered<'a> {
@@ -208,6 +242,18 @@ mod tests {
         let mut out = Vec::new();
         command(&mut out, &[b"PUBLISH", b"cs:broadcast", b"{}"]);
         assert_eq!(out, b"*3\r\n$7\r\nPUBLISH\r\n$12\r\ncs:broadcast\r\n$2\r\n{}\r\n");
+    }
+
+    #[test]
+    fn what_sockudo_hears_is_an_event_in_a_string_with_the_message_in_a_string() {
+        let (mut body, mut template) = (Vec::new(), Template::new(80, Content::Pad));
+        let message = template.write(5, 9).to_vec();
+        sockudo_broadcast(&mut body, Target::User(7), &message);
+        let told: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(told["channel"], "bench-7");
+        let event: serde_json::Value = serde_json::from_str(told["message"].as_str().unwrap()).unwrap();
+        assert_eq!((event["event"].as_str(), event["channel"].as_str()), (Some("m"), Some("bench-7")));
+        assert_eq!(event["data"].as_str().unwrap().as_bytes(), message);
     }
 
     #[test]
