@@ -109,6 +109,7 @@ impl Node {
 /// The messages of a history as they are delivered.
 fn frames(address: &Address, history: History) -> Vec<Frame> {
     let History { epoch, messages, .. } = history;
-    let frame = |(offset, message)| Frame::of_message(&message, address, Some(Position::new(epoch.clone(), offset)));
+    let frame =
+        |(offset, message)| Frame::of_message(&message, address.clone(), Some(Position::new(epoch.clone(), offset)));
     messages.into_iter().map(frame).collect()
 }

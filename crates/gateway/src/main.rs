@@ -10,6 +10,10 @@ use cli::{Cli, Command};
 use countersign_gateway::{Config, Gateway, Running, config, config::ConfigError, logging};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let (config, warnings) = match Config::from_env(std::env::vars_os()) {

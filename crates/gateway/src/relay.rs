@@ -65,7 +65,7 @@ impl Relay {
                     return None;
                 }
                 let address = channel.address()?;
-                Some((number, Frame::of_message(&payload, &address, position)))
+                Some((number, Frame::of_message(&payload, address, position)))
             }
         }
     }
@@ -130,11 +130,12 @@ impl Listener for Relay {
 
 impl Frame {
     /// A message with its routing facts.
-    pub(crate) fn of_message(message: &Payload, address: &Address, position: Option<Position>) -> Self {
+    pub(crate) fn of_message(message: &Payload, address: Address, position: Option<Position>) -> Self {
         let question = notification::callback_of(message);
-        let may_be_dropped = (question.is_none() && !is_state(message)).then(|| address.clone());
-        Self::written(message.routed_bytes(), Facts { question, position, may_be_dropped }, |text, facts| {
-            message.append_routed(address, facts.position.as_ref(), text);
+        Self::written(message.routed_bytes(), |text| {
+            message.append_routed(&address, position.as_ref(), text);
+            let may_be_dropped = (question.is_none() && !is_state(message)).then_some(address);
+            Facts { question, position, may_be_dropped }
         })
     }
 

@@ -46,8 +46,9 @@ impl Node {
         let history = self.backplane.history(address, since, self.config.outbox_frames).await?;
         let epoch = &history.position.epoch;
         let missed = if history.complete { history.messages } else { Vec::new() };
-        let frame =
-            |(offset, message)| Frame::of_message(&message, address, Some(Position::new(epoch.clone(), offset)));
+        let frame = |(offset, message)| {
+            Frame::of_message(&message, address.clone(), Some(Position::new(epoch.clone(), offset)))
+        };
         let missed = missed.into_iter().map(frame).collect();
         Ok(Past { missed, recovered: Some(history.complete), position: Some(history.position) })
     }

@@ -26,6 +26,10 @@ pub(super) struct Garbled(&'static str);
 
 /// The reply that begins at `at`, and where the next one begins; `None` while it is not whole.
 pub(super) fn parse(bytes: &[u8], at: usize) -> Result<Option<(Reply, usize)>, Garbled> {
+    // Nearly all replies begin with these very bytes.
+    if bytes.get(at..).is_some_and(|rest| rest.starts_with(PUBLISHED)) {
+        return message(bytes, at + PUBLISHED.len());
+    }
     let Some((kind, line, next)) = line(bytes, at)? else { return Ok(None) };
     match kind {
         b'*' => array(bytes, number(bytes, line)?, next),
@@ -36,18 +40,14 @@ pub(super) fn parse(bytes: &[u8], at: usize) -> Result<Option<(Reply, usize)>, G
     }
 }
 
-/// What a subscriber hears is an array of three: a word, a channel, and a payload or a count.
+/// What a subscriber hears beside publications is an array of three: a word, a channel, and a count.
 fn array(bytes: &[u8], length: Option<usize>, at: usize) -> Result<Option<(Reply, usize)>, Garbled> {
     if !matches!(length, Some(2..=4)) {
         return Err(Garbled("an array of a word, a channel and a payload"));
     }
     let Some((word, next)) = bulk(bytes, at)? else { return Ok(None) };
-    let Some((channel, next)) = bulk(bytes, next)? else { return Ok(None) };
+    let Some((_, next)) = bulk(bytes, next)? else { return Ok(None) };
     match (bytes.get(word).unwrap_or_default(), length) {
-        (b"message", Some(3)) => {
-            let Some((payload, next)) = bulk(bytes, next)? else { return Ok(None) };
-            Ok(Some((Reply::Message { channel, payload }, next)))
-        }
         (word @ (b"subscribe" | b"unsubscribe"), Some(3)) => {
             let Some((_, _, next)) = line(bytes, next)? else { return Ok(None) };
             let reply = if word == b"subscribe" { Reply::Subscribed } else { Reply::Unsubscribed };
@@ -57,6 +57,13 @@ fn array(bytes: &[u8], length: Option<usize>, at: usize) -> Result<Option<(Reply
         (b"pong", Some(2)) => Ok(Some((Reply::Other, next))),
         _ => Err(Garbled("message, subscribe, unsubscribe or pong")),
     }
+}
+
+/// The channel and the payload of a publication.
+fn message(bytes: &[u8], at: usize) -> Result<Option<(Reply, usize)>, Garbled> {
+    let Some((channel, next)) = bulk(bytes, at)? else { return Ok(None) };
+    let Some((payload, next)) = bulk(bytes, next)? else { return Ok(None) };
+    Ok(Some((Reply::Message { channel, payload }, next)))
 }
 
 /// A string of so many bytes; the one that is none is empty.
@@ -104,6 +111,8 @@ fn number(bytes: &[u8], at: Range<usize>) -> Result<Option<usize>, Garbled> {
     if number > LONGEST { Err(Garbled("a length of at most 512 MiB")) } else { Ok(Some(number)) }
 }
 
+/// How a publication begins.
+const PUBLISHED: &[u8] = b"*3\r\n$7\r\nmessage\r\n";
 /// The longest string of Redis (`proto-max-bulk-len`).
 const LONGEST: usize = 512 * 1024 * 1024;
 /// Lines are lengths, counts and errors.

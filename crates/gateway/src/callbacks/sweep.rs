@@ -33,7 +33,7 @@ impl Node {
         let open = self.backplane.deliver_open_callbacks(user).await?;
         let ids: Vec<CallbackId> = open.iter().map(|callback| callback.id).collect();
         let address = countersign_protocol::Address::User(user.clone());
-        let questions = open.iter().map(|callback| Frame::of_message(&callback.message, &address, None));
+        let questions = open.iter().map(|callback| Frame::of_message(&callback.message, address.clone(), None));
         let mut frames: Vec<Frame> = questions.collect();
         frames.push(Frame::plain(Event::OpenCallbacks { callback_ids: ids.clone() }.to_json()));
         Ok((frames, ids.into_iter().collect()))

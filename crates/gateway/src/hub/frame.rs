@@ -58,14 +58,17 @@ impl Frame {
 
     /// A text, which is UTF-8, with its facts.
     pub(crate) fn with(text: &[u8], facts: Facts) -> Self {
-        Self::written(text.len(), facts, |bytes, _| bytes.extend_from_slice(text))
+        Self::written(text.len(), |bytes| {
+            bytes.extend_from_slice(text);
+            facts
+        })
     }
 
     /// A text of about `length` bytes that is written into place.
-    pub(crate) fn written(length: usize, facts: Facts, write: impl FnOnce(&mut Vec<u8>, &Facts)) -> Self {
+    pub(crate) fn written(length: usize, write: impl FnOnce(&mut Vec<u8>) -> Facts) -> Self {
         let mut bytes = Vec::with_capacity(HEADER_BYTES + length);
         bytes.extend_from_slice(&[0; HEADER_BYTES]);
-        write(&mut bytes, &facts);
+        let facts = write(&mut bytes);
         let header = Header::whole(Opcode::Text, bytes.len() - HEADER_BYTES).encode();
         let begins = HEADER_BYTES - header.len();
         if let Some(place) = bytes.get_mut(begins..HEADER_BYTES) {
