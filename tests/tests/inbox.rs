@@ -185,26 +185,42 @@ async fn a_reader_that_stood_still_past_its_lease_does_no_harm() {
 }
 
 #[tokio::test]
-async fn an_entry_that_comes_again_is_done_once() {
+async fn a_question_that_comes_again_is_asked_once() {
     let cluster = Cluster::start(1).await;
     let redis = cluster.redis();
     let mut alice = cluster.device(0, "alice").await;
-    let ask = question("alice", "t1");
-    for _ in 0..2 {
-        // As if nobody had acknowledged the two: the same entries again.
-        redis.query::<u64>(&["DEL", "cs:inbox"]).await;
-        let line = ["op", "user", "user_id", "alice", "body", r#"{"type":"line"}"#];
-        redis.query::<String>(&[&["XADD", "cs:inbox", "5-1"], &line[..]].concat()).await;
-        redis.query::<String>(&["XADD", "cs:inbox", "5-2", "op", "notify", "body", &ask]).await;
-        wait_until_empty(redis).await;
-    }
+    add(redis, &["op", "user", "user_id", "alice", "body", r#"{"type":"line"}"#]).await;
     alice.expect_type("line").await;
+    cluster.node(0).pause();
+    add(redis, &["op", "notify", "body", &question("alice", "t1")]).await;
+    assert_eq!(redis.query::<u64>(&["COPY", "cs:inbox", "copy"]).await, 1);
+    cluster.node(0).resume();
+    wait_until_empty(redis).await;
+    // As if the node had been killed when it had asked and not yet deleted the entry.
+    assert_eq!(redis.query::<u64>(&["COPY", "copy", "cs:inbox", "REPLACE"]).await, 1);
+    wait_until_empty(redis).await;
     alice.expect_type("task_step_result").await;
     add(redis, &["op", "user", "user_id", "alice", "body", r#"{"type":"last"}"#]).await;
     alice.expect_type("last").await;
-    alice.assert_none("second line or question", |message| {
-        message["type"] == "line" || message["type"] == "task_step_result"
-    });
+    alice.assert_none("second question", |message| message["type"] == "task_step_result");
+    assert_eq!(redis.query::<u64>(&["EXISTS", "cs:inbox:dead"]).await, 0);
+}
+
+#[tokio::test]
+async fn in_a_stream_that_began_anew_equal_ids_are_other_entries() {
+    let cluster = Cluster::start(1).await;
+    let redis = cluster.redis();
+    let mut alice = cluster.device(0, "alice").await;
+    for round in ["first", "second"] {
+        redis.query::<u64>(&["DEL", "cs:inbox"]).await;
+        let body = json!({"type": round}).to_string();
+        redis.query::<String>(&["XADD", "cs:inbox", "5-1", "op", "user", "user_id", "alice", "body", &body]).await;
+        let ask = question("alice", round);
+        redis.query::<String>(&["XADD", "cs:inbox", "5-2", "op", "notify", "body", &ask]).await;
+        alice.expect_type(round).await;
+        assert_eq!(alice.expect_type("task_step_result").await["task_id"], round);
+        wait_until_empty(redis).await;
+    }
     assert_eq!(redis.query::<u64>(&["EXISTS", "cs:inbox:dead"]).await, 0);
 }
 

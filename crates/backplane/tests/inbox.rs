@@ -13,5 +13,7 @@ mod server;
 
 #[path = "inbox/entries.rs"]
 mod entries;
+#[path = "inbox/publishing.rs"]
+mod publishing;
 #[path = "inbox/replies.rs"]
 mod replies;

@@ -60,7 +60,11 @@ impl Node {
         if length > most { Err(GatewayError::TooLong(length, most)) } else { Ok(()) }
     }
 
-    fn publication(&self, item: BatchItem) -> Result<Publication, GatewayError> {
+    /// A message with how much of its address's past is kept.
+    ///
+    /// # Errors
+    /// When it is too long.
+    pub(crate) fn publication(&self, item: BatchItem) -> Result<Publication, GatewayError> {
         self.fits(&item.message)?;
         let history: HistoryPolicy = self.history_of(&item.address);
         Ok(Publication { history, address: item.address, message: item.message, key: item.idempotency_key })

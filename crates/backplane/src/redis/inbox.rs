@@ -1,6 +1,9 @@
-//! The inbox as a stream of Redis. What is taken, acknowledged and buried are scripts, which look at the lease themselves; only
-//! waiting for an entry is done outside of them, on a connection of its own, because it blocks everything behind it. Nobody
-//! is harmed by a wait: it takes nothing, it only says when to look again.
+//! The inbox as a stream of Redis. What is in the stream is not done, and what is done is deleted. Looking and publishing
+//! (`inbox/publishing.rs`) are scripts, which look at the lease themselves; only waiting for an entry is done outside of them,
+//! on a connection of its own, because it blocks everything behind it. Nobody is harmed by a wait: it takes nothing, it only
+//! says when to look again.
+
+mod publishing;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -12,12 +15,19 @@ use countersign_protocol::NodeId;
 use redis::{Value, aio::MultiplexedConnection, cmd, from_redis_value};
 
 use super::{
-    RedisBackplane, failure::CommandError, keys::Keys, lanes::Lanes, messages::unreadable, millis, retry::repeat,
-    scripts::SCRIPTS, topology::Connector,
+    RedisBackplane,
+    failure::CommandError,
+    keys::Keys,
+    lanes::Lanes,
+    messages::{RedisMessages, unreadable},
+    millis,
+    retry::repeat,
+    scripts::SCRIPTS,
+    topology::Connector,
 };
 use crate::{
     Result,
-    inbox::{Doors, Inbox, InboxEntry, Taken},
+    inbox::{Doors, Inbox, InboxEntry, Letter, Progress, Taken},
 };
 
 /// See the module.
@@ -25,6 +35,7 @@ pub(super) struct RedisInbox {
     keys: Keys,
     node: NodeId,
     lanes: Arc<Lanes>,
+    messages: RedisMessages,
     connector: Connector,
     /// The connection that waits, while it does not.
     idle: Mutex<Option<MultiplexedConnection>>,
@@ -32,33 +43,36 @@ pub(super) struct RedisInbox {
 
 impl RedisInbox {
     /// `connector` gives connections that may wait for [`WAIT`].
-    pub(super) fn new(keys: Keys, node: NodeId, lanes: Arc<Lanes>, connector: Connector) -> Arc<Self> {
-        Arc::new(Self { keys, node, lanes, connector, idle: Mutex::default() })
+    pub(super) fn new(messages: RedisMessages, node: NodeId, connector: Connector) -> Arc<Self> {
+        let (keys, lanes) = (messages.keys.clone(), Arc::clone(&messages.lanes));
+        Arc::new(Self { keys, node, lanes, messages, connector, idle: Mutex::default() })
     }
 
-    /// What there is now, and the id of the newest entry, or nothing without the lease.
-    async fn look(&self, most: usize, longest: usize) -> Result<Option<(Taken, String)>> {
+    /// What there is now after an entry, or from the beginning; nothing without the lease.
+    async fn look(&self, after: &str, most: usize, longest: usize) -> Result<Option<Taken>> {
         let mut script = SCRIPTS.inbox_next.prepare_invoke();
         script
             .key(self.keys.inbox())
             .key(self.keys.inbox_lease())
             .arg(self.node.as_str())
             .arg(millis(LEASE))
+            .arg(after)
             .arg(most)
             .arg(longest)
-            .arg(MOST_BYTES);
+            .arg(MOST_BYTES)
+            .arg(uuid::Uuid::new_v4().simple().to_string());
         Ok(read_taken(repeat(|| self.lanes.script(&script)).await?.value)?)
     }
 
-    /// Waits until there is an entry after `newest`, or [`WAIT`] is over.
-    async fn wait(&self, newest: &str) -> Result<(), CommandError> {
+    /// Waits until the empty inbox has an entry, or [`WAIT`] is over.
+    async fn wait(&self) -> Result<(), CommandError> {
         let idle = self.lock_idle().take();
         let mut connection = match idle {
             Some(connection) => connection,
             None => self.connector.connection().await?,
         };
         let mut read = cmd("XREAD");
-        read.arg("COUNT").arg(1).arg("BLOCK").arg(millis(WAIT)).arg("STREAMS").arg(self.keys.inbox()).arg(newest);
+        read.arg("COUNT").arg(1).arg("BLOCK").arg(millis(WAIT)).arg("STREAMS").arg(self.keys.inbox()).arg("0-0");
         drop(read.query_async::<Value>(&mut connection).await?);
         // A connection that failed, or whose wait was given up, is not used again.
         *self.lock_idle() = Some(connection);
@@ -87,24 +101,33 @@ impl Inbox for RedisInbox {
     }
 
     async fn next(&self, most: usize, longest: usize) -> Result<Taken> {
-        match self.look(most, longest).await? {
+        match self.look("", most, longest).await? {
             None => Ok(Taken::default()),
-            Some((taken, _)) if !taken.entries.is_empty() => Ok(taken),
-            Some((_, newest)) => {
-                self.wait(&newest).await?;
-                Ok(self.look(most, longest).await?.map(|(taken, _)| taken).unwrap_or_default())
+            Some(taken) if !taken.entries.is_empty() => Ok(taken),
+            Some(_) => {
+                self.wait().await?;
+                Ok(self.look("", most, longest).await?.unwrap_or_default())
             }
+        }
+    }
+
+    async fn after(&self, id: &str, most: usize, longest: usize) -> Result<Taken> {
+        Ok(self.look(id, most, longest).await?.unwrap_or_default())
+    }
+
+    async fn publish(&self, stream: &str, letters: &[Letter]) -> Result<Progress> {
+        if self.lanes.is_cluster() {
+            self.publish_and_delete(stream, letters).await
+        } else {
+            self.publish_in_one_step(stream, letters).await
         }
     }
 
     async fn done(&self, ids: &[String]) -> Result<()> {
         for ids in ids.chunks(MOST_IDS) {
-            let mut script = SCRIPTS.inbox_done.prepare_invoke();
-            script.key(self.keys.inbox());
-            for id in ids {
-                script.arg(id);
-            }
-            repeat(|| self.lanes.script(&script)).await?;
+            let mut delete = cmd("XDEL");
+            delete.arg(self.keys.inbox()).arg(ids);
+            repeat(|| self.lanes.command(&delete)).await?;
         }
         Ok(())
     }
@@ -131,22 +154,36 @@ impl Doors for RedisBackplane {
     }
 }
 
-/// `{waiting, newest, {id, length, {field, value, …}}, …}`, or nothing.
-fn read_taken(answer: Value) -> Result<Option<(Taken, String)>, CommandError> {
+/// `{waiting, name of the stream, {id, {field, value, …} or length}, …}`, or nothing.
+fn read_taken(answer: Value) -> Result<Option<Taken>, CommandError> {
     let mut parts = from_redis_value::<Vec<Value>>(answer).map_err(unreadable)?.into_iter();
     let Some(waiting) = parts.next() else { return Ok(None) };
     let waiting = from_redis_value(waiting).map_err(unreadable)?;
-    let newest = from_redis_value(parts.next().unwrap_or_default()).map_err(unreadable)?;
+    let stream = from_redis_value(parts.next().unwrap_or_default()).map_err(unreadable)?;
     let entries = parts.map(read_entry).collect::<Result<_, _>>()?;
-    Ok(Some((Taken { entries, waiting }, newest)))
+    Ok(Some(Taken { entries, waiting, stream }))
 }
 
 fn read_entry(entry: Value) -> Result<InboxEntry, CommandError> {
-    let (id, length, words): (String, usize, Vec<Vec<u8>>) = from_redis_value(entry).map_err(unreadable)?;
+    let (id, content): (String, Value) = from_redis_value(entry).map_err(unreadable)?;
+    let words = match content {
+        Value::Array(words) => words,
+        length => {
+            let length = from_redis_value(length).map_err(unreadable)?;
+            return Ok(InboxEntry { id, fields: Vec::new(), length });
+        }
+    };
     let mut fields = Vec::with_capacity(words.len() / 2);
-    let mut words = words.into_iter();
-    while let (Some(name), Some(value)) = (words.next(), words.next()) {
-        fields.push((String::from_utf8_lossy(&name).into_owned(), value));
+    let mut words = words.into_iter().map(|word| match word {
+        Value::BulkString(bytes) => Ok(bytes),
+        _ => Err(CommandError::unreadable("an entry of the inbox holds what is no text")),
+    });
+    let mut length = 0;
+    while let (Some(name), Some(value)) = (words.next().transpose()?, words.next().transpose()?) {
+        length += name.len() + value.len();
+        let name =
+            String::from_utf8(name).unwrap_or_else(|wrong| String::from_utf8_lossy(wrong.as_bytes()).into_owned());
+        fields.push((name, value));
     }
     Ok(InboxEntry { id, fields, length })
 }
@@ -157,7 +194,7 @@ const LEASE: Duration = Duration::from_secs(5);
 pub(super) const WAIT: Duration = Duration::from_secs(1);
 /// Of one look, unless a single entry is longer: transferred well within a command's time.
 const MOST_BYTES: usize = 1024 * 1024;
-/// Lua passes some 8000 arguments.
+/// Of one command.
 const MOST_IDS: usize = 1000;
 /// Dead letters.
 const MOST_DEAD: u64 = 10_000;

@@ -11,7 +11,7 @@
 //! | `cs:{pNN}:tasks:<task>` | hash | every user's task of that name is cancelled, as far as they are in the partition |
 //! | `cs:{pNN}:replies` | sorted set | decisions that are still to be pushed to reply lists, by the time of deciding |
 //! | `cs:reply:<name>` | list | decisions, for whoever pops them |
-//! | `cs:inbox` | stream | what producers want done; what is done is not in it any more |
+//! | `cs:inbox` | stream | what producers want done; what is done is not in it any more. Its consumer group is only its name |
 //! | `cs:inbox:dead` | stream | what was wrong in it, with the reason |
 //! | `cs:inbox:lease` | string | the node that reads the inbox |
 //! | `cs:{pNN}:beats` | sorted set | the partition's heartbeats (`<user>:<task>`) by their next beat |

@@ -1,7 +1,7 @@
 //! Publishing, positions and history in Redis. What needs neither history nor a key is a bare `PUBLISH`; everything else
 //! is one script under the hash tag of its address.
 
-use std::fmt::Write;
+use std::{fmt::Write, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use countersign_protocol::{Address, Payload, Position, producer::Published};
@@ -11,15 +11,44 @@ use sha2::{Digest, Sha256};
 use super::{
     RedisBackplane,
     failure::CommandError,
-    lanes::Step,
+    keys::Keys,
+    lanes::{Lanes, Step},
     millis,
     retry::{repeat, repeat_unwritten},
     scripts::SCRIPTS,
 };
 use crate::{BackplaneError, Channel, History, Messages, Publication, Result};
 
+/// The addresses of a Redis.
+#[derive(Clone)]
+pub(super) struct RedisMessages {
+    pub(super) keys: Keys,
+    pub(super) lanes: Arc<Lanes>,
+    /// Of an idempotency key's result.
+    pub(super) retention: Duration,
+}
+
 #[async_trait]
 impl Messages for RedisBackplane {
+    async fn publish(&self, publication: Publication) -> Result<Published> {
+        self.messages.publish(publication).await
+    }
+
+    async fn publish_all(&self, publications: Vec<Publication>) -> Vec<Result<Published>> {
+        self.messages.publish_all(publications).await
+    }
+
+    async fn positions(&self, addresses: &[Address]) -> Result<Vec<Position>> {
+        self.messages.positions(addresses).await
+    }
+
+    async fn history(&self, address: &Address, since: &Position, most: usize) -> Result<History> {
+        self.messages.history(address, since, most).await
+    }
+}
+
+#[async_trait]
+impl Messages for RedisMessages {
     async fn publish(&self, publication: Publication) -> Result<Published> {
         if is_bare(&publication) {
             let command = self.bare(&publication);
@@ -72,7 +101,7 @@ impl Messages for RedisBackplane {
     }
 }
 
-impl RedisBackplane {
+impl RedisMessages {
     /// One round trip. A pipeline without an answer is sent again only when every step may be repeated.
     async fn publish_part(&self, part: &[Publication]) -> Vec<Result<Published>> {
         let steps: Vec<_> = part
@@ -124,7 +153,7 @@ impl RedisBackplane {
     fn on_numbering<'a>(&self, verb: &'a Script, address: &Address) -> ScriptInvocation<'a> {
         let mut script = verb.prepare_invoke();
         script.key(self.keys.history(address)).key(self.keys.numbering(address));
-        script.arg(format!("{:016x}", uuid::Uuid::new_v4().as_u64_pair().1));
+        script.arg(fresh_epoch());
         script
     }
 
@@ -140,7 +169,7 @@ impl RedisBackplane {
             .arg(history.size)
             .arg(millis(history.ttl).max(1))
             .arg(if key.is_some() { digest(message) } else { String::new() })
-            .arg(millis(self.settings.message_key_retention).max(1));
+            .arg(millis(self.retention).max(1));
         script
     }
 }
@@ -160,8 +189,13 @@ fn part_of(publications: &[Publication]) -> usize {
     publications.iter().take(MOST_MESSAGES).take_while(fits).count().max(1)
 }
 
+/// A name that no numbering has had.
+pub(super) fn fresh_epoch() -> String {
+    format!("{:016x}", uuid::Uuid::new_v4().as_u64_pair().1)
+}
+
 /// 128 bits of SHA-256: the result of a key is one string for each key.
-fn digest(message: &Payload) -> String {
+pub(super) fn digest(message: &Payload) -> String {
     Sha256::digest(message.bytes()).iter().take(16).fold(String::new(), |mut text, byte| {
         write!(text, "{byte:02x}").expect("writing to a string cannot fail");
         text

@@ -65,8 +65,8 @@ pub use options::{OptionsError, RedisOptions};
 pub use tls::TlsFiles;
 
 use self::{
-    inbox::RedisInbox, keys::Keys, lanes::Lanes, link::LinkState, probe::Probe, replicas::Replicas,
-    subscriber::Subscriber, topology::Topology,
+    inbox::RedisInbox, keys::Keys, lanes::Lanes, link::LinkState, messages::RedisMessages, probe::Probe,
+    replicas::Replicas, subscriber::Subscriber, topology::Topology,
 };
 use crate::{Channel, Interest, Listener, Settings};
 use countersign_protocol::NodeId;
@@ -79,6 +79,7 @@ pub struct RedisBackplane {
     lanes: Arc<Lanes>,
     link: Arc<LinkState>,
     replicas: Option<Replicas>,
+    messages: RedisMessages,
     inbox: Arc<RedisInbox>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -124,7 +125,9 @@ pub fn connect(
         wanted => Some(Replicas::start(wanted, keys.durability_marks(), Arc::clone(&topology), &tasks, &stop)),
     };
     let waiting = topology.waiting_connector(inbox::WAIT, &keys.inbox()).map_err(unusable)?;
-    let inbox = RedisInbox::new(keys.clone(), options.node.clone(), Arc::clone(&lanes), waiting);
+    let messages =
+        RedisMessages { keys: keys.clone(), lanes: Arc::clone(&lanes), retention: settings.message_key_retention };
+    let inbox = RedisInbox::new(messages.clone(), options.node.clone(), waiting);
     let own = keys.channel(&Channel::Node(options.node.clone()));
     let subscriber = Subscriber {
         tls,
@@ -147,6 +150,7 @@ pub fn connect(
         lanes,
         link,
         replicas,
+        messages,
         inbox,
         tasks,
         _stop_when_dropped: stop.clone().drop_guard(),

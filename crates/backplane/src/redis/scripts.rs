@@ -1,5 +1,6 @@
 //! The Lua of every verb, in files of their own, run by their digest. What verbs of callbacks share (`prelude.lua`), and what
-//! those of numbered addresses share (`numbering.lua`), is put before each of them. Nothing that comes from outside is ever a part of a script's text.
+//! those of numbered addresses (`numbering.lua`) and of the inbox (`inbox.lua`) share, is put before each of them. Nothing that
+//! comes from outside is ever a part of a script's text.
 
 use std::sync::LazyLock;
 
@@ -51,8 +52,8 @@ scripts! {
     reply: Script::new(include_str!("lua/reply.lua")),
     inbox_hold: Script::new(include_str!("lua/inbox_hold.lua")),
     inbox_release: Script::new(include_str!("lua/inbox_release.lua")),
-    inbox_next: Script::new(include_str!("lua/inbox_next.lua")),
-    inbox_done: Script::new(include_str!("lua/inbox_done.lua")),
+    inbox_next: after(INBOX, include_str!("lua/inbox_next.lua")),
+    inbox_publish: on_numbering(&format!("{INBOX}\n{}", include_str!("lua/inbox_publish.lua"))),
     inbox_bury: Script::new(include_str!("lua/inbox_bury.lua")),
     hold_places: after(include_str!("lua/places.lua"), include_str!("lua/hold_places.lua")),
     members: after(include_str!("lua/places.lua"), include_str!("lua/members.lua")),
@@ -64,6 +65,9 @@ scripts! {
 
 /// What verbs of callbacks share.
 pub(super) const PRELUDE: &str = include_str!("lua/prelude.lua");
+
+/// What verbs of the inbox share.
+const INBOX: &str = include_str!("lua/inbox.lua");
 
 /// A verb may return anywhere in its text, so it is made a function, whose result is told with the replies that it made.
 fn on_callbacks(verb: &str) -> Script {

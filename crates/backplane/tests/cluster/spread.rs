@@ -6,6 +6,7 @@ use bytes::Bytes;
 use countersign_backplane::{
     Callbacks, Channel, Doors, HistoryPolicy, Messages, Observation, Publication, Settings,
     callbacks::{Canceller, OpenCallback},
+    inbox::{Letter, Progress},
     redis::RedisOptions,
 };
 use countersign_protocol::{Address, NodeId, Payload, TopicName, ids::ReplyName};
@@ -109,6 +110,45 @@ async fn a_wait_on_the_inbox_is_where_the_inbox_is() {
     let ((), taken) = tokio::join!(add, next);
     inbox.bury(&taken.entries[0].id, "no reason").await.unwrap();
     assert!(cluster.owner(0, "cs:inbox").words("XLEN cs:{cs:inbox}:dead").starts_with(":1"));
+    inbox.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_entries_say_is_published_once_on_all_masters() {
+    let cluster = RedisCluster::start();
+    let node = Node::up(&cluster.url(), Settings::default()).await;
+    let names: Vec<_> = (0..8).map(|n| format!("t{n}")).collect();
+    let mut wanted = Vec::new();
+    for name in &names {
+        wanted.push(node.hear(topic(name)).await);
+    }
+    let inbox = node.inbox().unwrap();
+    assert!(inbox.hold().await.unwrap());
+    let owner = cluster.owner(0, "cs:inbox");
+    for n in 0..40 {
+        owner.words(&format!("XADD cs:inbox * op topic body {n}"));
+    }
+    let taken = inbox.next(100, 1000).await.unwrap();
+    let letters: Vec<Letter> = (0..40)
+        .zip(&taken.entries)
+        .map(|(n, entry)| {
+            let publication = kept(&names[n % 8], n);
+            let history = HistoryPolicy { size: publication.history.size * (n % 2), ..publication.history };
+            Letter { id: entry.id.clone(), publication: Publication { history, ..publication } }
+        })
+        .collect();
+    assert_eq!(inbox.publish(&taken.stream, &letters).await.unwrap(), Progress::Done(40));
+    assert!(owner.words("XLEN cs:inbox").starts_with(":0"));
+    // As if somebody else had them in hand, too. Under no name, a message that was published before comes again.
+    assert_eq!(inbox.publish(&taken.stream, &letters[3..]).await.unwrap(), Progress::Done(37));
+    for (n, name) in names.iter().enumerate() {
+        node.publish(kept(name, n)).await.unwrap();
+    }
+    let memory = node.ear.until("every message", |memory| memory.heard.len() >= 48).await;
+    for (t, name) in names.iter().enumerate() {
+        let expected: Vec<_> = (0..5).map(|n| n * 8 + t).chain([t]).map(|n| format!(r#"{{"n":{n}}}"#)).collect();
+        assert_eq!(memory.on(&topic(name)), expected);
+    }
     inbox.release().await.unwrap();
 }
 

@@ -11,9 +11,9 @@ use crate::{
     server::{Client, Server},
 };
 
-const LONGEST: usize = 1000;
+pub(crate) const LONGEST: usize = 1000;
 
-async fn node(server: &Server, name: &str) -> (Node, Arc<dyn Inbox>) {
+pub(crate) async fn node(server: &Server, name: &str) -> (Node, Arc<dyn Inbox>) {
     let options = RedisOptions::new(&server.url(), NodeId::parse(name).unwrap());
     let node = Node::with(options, Settings::default());
     node.until_link(true).await;
@@ -21,11 +21,11 @@ async fn node(server: &Server, name: &str) -> (Node, Arc<dyn Inbox>) {
     (node, inbox)
 }
 
-async fn add(client: &mut Client, body: impl std::fmt::Display) -> String {
+pub(crate) async fn add(client: &mut Client, body: impl std::fmt::Display) -> String {
     client.ask(&format!("XADD cs:inbox * op broadcast body {body}")).await
 }
 
-fn bodies(entries: &[InboxEntry]) -> Vec<String> {
+pub(crate) fn bodies(entries: &[InboxEntry]) -> Vec<String> {
     entries.iter().map(|entry| String::from_utf8(entry.fields[1].1.clone()).unwrap()).collect()
 }
 
@@ -42,12 +42,9 @@ async fn some(inbox: &Arc<dyn Inbox>, most: usize) -> Vec<InboxEntry> {
     .await
 }
 
-/// What Redis itself says of the stream: its length, and how many are delivered and not acknowledged.
-async fn left(client: &mut Client) -> (u64, u64) {
-    let length = client.ask("XLEN cs:inbox").await;
-    let (pending, ..): (u64, Option<String>, Option<String>, redis::Value) =
-        client.ask("XPENDING cs:inbox countersign").await;
-    (length, pending)
+/// How many are not done, as Redis itself says.
+pub(crate) async fn left(client: &mut Client) -> u64 {
+    client.ask("XLEN cs:inbox").await
 }
 
 #[tokio::test]
@@ -65,12 +62,12 @@ async fn entries_come_in_order_and_again_until_they_are_done() {
     assert_eq!(taken.entries[0].length, "opbroadcastbody0".len());
     assert_eq!(inbox.next(3, LONGEST).await.unwrap(), taken, "none of them is done");
     inbox.done(&ids(&taken.entries)[..2]).await.unwrap();
-    assert_eq!(bodies(&some(&inbox, 3).await), ["2"], "what was taken comes before what is new");
-    inbox.done(&ids(&taken.entries)).await.unwrap();
     let rest = some(&inbox, 3).await;
-    assert_eq!(bodies(&rest), ["3", "4"]);
+    assert_eq!(bodies(&rest), ["2", "3", "4"], "what is done does not");
+    assert_eq!(bodies(&inbox.after(&rest[0].id, 9, LONGEST).await.unwrap().entries), ["3", "4"]);
+    assert_eq!(inbox.after(&rest[2].id, 9, LONGEST).await.unwrap().entries, [], "without waiting");
     inbox.done(&ids(&rest)).await.unwrap();
-    assert_eq!(left(&mut client).await, (0, 0));
+    assert_eq!(left(&mut client).await, 0);
 }
 
 #[tokio::test]
@@ -114,7 +111,7 @@ async fn one_node_reads_and_another_goes_on_where_it_died() {
         assert!(Instant::now() < until, "a lease ends on its own");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(bodies(&some(&other, 9).await), ["2", "3"], "what was left undone is first");
+    assert_eq!(bodies(&some(&other, 9).await), ["2", "3", "4", "5"], "what was left undone is first");
     assert!(!holder.hold().await.unwrap());
     assert_eq!(holder.next(9, LONGEST).await.unwrap().entries, [], "a holder that comes back takes nothing more");
     // What it had in hand it may still finish, and bury: that is done once.
@@ -125,7 +122,7 @@ async fn one_node_reads_and_another_goes_on_where_it_died() {
     let rest = some(&other, 9).await;
     assert_eq!(bodies(&rest), ["4", "5"]);
     other.done(&ids(&rest)).await.unwrap();
-    assert_eq!(left(&mut client).await, (0, 0));
+    assert_eq!(left(&mut client).await, 0);
 
     other.release().await.unwrap();
     assert!(holder.hold().await.unwrap(), "given back is free at once");
@@ -170,7 +167,7 @@ async fn a_redis_that_has_forgotten_everything_is_an_empty_inbox() {
     add(&mut client, 1).await;
     assert!(inbox.hold().await.unwrap());
     let taken = some(&inbox, 9).await;
-    for forget in ["FLUSHALL", "XGROUP DESTROY cs:inbox countersign", "DEL cs:inbox"] {
+    for forget in ["FLUSHALL", "DEL cs:inbox"] {
         drop(client.ask::<redis::Value>(forget).await);
         inbox.done(&ids(&taken)).await.unwrap();
         inbox.bury(&taken[0].id, "gone").await.unwrap();
@@ -194,10 +191,10 @@ async fn an_entry_that_somebody_deletes_is_done() {
     assert!(inbox.hold().await.unwrap());
     let taken = some(&inbox, 2).await;
     let _: u64 = client.ask(&format!("XDEL cs:inbox {}", taken[0].id)).await;
-    assert_eq!(bodies(&some(&inbox, 9).await), ["1"]);
+    assert_eq!(bodies(&some(&inbox, 9).await), ["1", "2"]);
     let _: u64 = client.ask("XTRIM cs:inbox MAXLEN 0").await;
     assert_eq!(inbox.next(9, LONGEST).await.unwrap().entries, []);
-    assert_eq!(left(&mut client).await, (0, 0));
+    assert_eq!(left(&mut client).await, 0);
 }
 
 #[tokio::test]
@@ -220,7 +217,7 @@ async fn a_look_brings_few_bytes_however_long_the_entries_are() {
         inbox.done(&ids(&taken.entries)).await.unwrap();
         looks += 1;
     }
-    assert!(looks >= 5 && left(&mut client).await == (0, 0), "{looks} looks");
+    assert!(looks >= 5 && left(&mut client).await == 0, "{looks} looks");
 }
 
 #[tokio::test]

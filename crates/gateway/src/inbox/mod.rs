@@ -1,20 +1,24 @@
 //! Reading the inbox: the durable door of producers in Redis. Every node has one reader, and one reader at a time holds the
-//! lease; it takes entries in order, has the node do what they say, and acknowledges what is done. What cannot be done now is
-//! not acknowledged and comes again, so nothing is lost; everything that an entry does has a name, so nothing that comes
-//! again is done twice. What is wrong goes to the dead letters with the reason, and the next one follows.
+//! lease; it takes entries in order, has the node do what they say, and deletes what is done. What cannot be done now stays
+//! and comes again, so nothing is lost. Messages are published in the step that deletes their entries, and everything else
+//! that an entry does has a name, so nothing that comes again is done twice. What is wrong goes to the dead letters with the
+//! reason, and the next one follows.
 
 mod order;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use countersign_backplane::{
     BackplaneError, Inbox,
     callbacks::Canceller,
-    inbox::{InboxEntry, Taken},
+    inbox::{InboxEntry, Letter, Progress, Taken},
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    join,
+    time::{Instant, sleep, timeout},
+};
 
-use self::order::Order;
+use self::order::{Errand, Order};
 use crate::{error::GatewayError, metrics::Outcome, node::Node};
 
 /// Reads while this node holds the lease, until it drains. Ends at once when there is no inbox.
@@ -22,6 +26,23 @@ pub(crate) async fn read(node: Arc<Node>) {
     if let Some(inbox) = node.backplane.inbox() {
         Reader { node, inbox, state: State::Waits }.run().await;
     }
+}
+
+/// What one look brought, read.
+struct Steps {
+    in_order: VecDeque<Step>,
+    stream: String,
+    /// The id of the last entry; none when there was no entry.
+    last: Option<String>,
+    /// When the lease that it renewed is to be renewed.
+    until: Instant,
+}
+
+/// What one entry wants done.
+enum Step {
+    Publish(Letter),
+    /// Something else, or it is wrong.
+    Other(String, Result<Errand, GatewayError>),
 }
 
 struct Reader {
@@ -58,90 +79,142 @@ impl Reader {
         timeout(RELEASE_WITHIN, self.inbox.release()).await.ok();
     }
 
-    /// Takes the lease, then some entries, and does what they say. Whether this node has the lease.
+    /// Takes the lease, then entries, and does what they say, until there is none. Whether this node has the lease.
     async fn turn(&mut self) -> Result<bool, GatewayError> {
-        let most = self.node.config.publish_max_bytes;
         let taken = tokio::select! {
             biased;
             () = self.node.shutdown.draining() => return Ok(true),
-            taken = self.take(most.saturating_add(NAMES)) => taken?,
+            taken = self.take() => taken?,
         };
-        let Some(taken) = taken else { return Ok(false) };
-        self.node.metrics.inbox_waiting(taken.waiting);
-        let renew_at = Instant::now() + RENEW_AFTER;
-        self.work(taken.entries, renew_at).await?;
+        let Some(mut taken) = taken else { return Ok(false) };
+        while let Some(last) = taken.last.take() {
+            // Redis brings the next ones while these are worked on, and they are read while Redis publishes these.
+            let (worked, ahead) = join!(self.work(taken), self.take_after(&last));
+            if !worked? {
+                break;
+            }
+            self.enter(State::Reads, None);
+            taken = ahead?;
+        }
         Ok(true)
     }
 
-    async fn take(&self, longest: usize) -> Result<Option<Taken>, BackplaneError> {
-        if self.inbox.hold().await? { Ok(Some(self.inbox.next(MOST_ENTRIES, longest).await?)) } else { Ok(None) }
+    async fn take(&self) -> Result<Option<Steps>, BackplaneError> {
+        if !self.inbox.hold().await? {
+            return Ok(None);
+        }
+        Ok(Some(self.read(self.inbox.next(MOST_ENTRIES, self.longest()).await?)))
     }
 
-    /// In order. A drain ends it between two steps, and so does the loss of the lease; what is left comes again.
-    async fn work(&self, entries: Vec<InboxEntry>, mut renew_at: Instant) -> Result<(), GatewayError> {
-        let most = self.node.config.publish_max_bytes;
-        let mut orders = entries.into_iter().map(|entry| (Order::read(&entry, most), entry.id)).peekable();
-        while let Some((order, id)) = orders.next() {
+    async fn take_after(&self, id: &str) -> Result<Steps, BackplaneError> {
+        Ok(self.read(self.inbox.after(id, MOST_ENTRIES, self.longest()).await?))
+    }
+
+    fn longest(&self) -> usize {
+        self.node.config.publish_max_bytes.saturating_add(NAMES)
+    }
+
+    fn read(&self, taken: Taken) -> Steps {
+        self.node.metrics.inbox_waiting(taken.waiting);
+        let last = taken.entries.last().map(|entry| entry.id.clone());
+        let in_order = taken.entries.into_iter().map(|entry| self.step(&taken.stream, entry)).collect();
+        Steps { in_order, stream: taken.stream, last, until: Instant::now() + RENEW_AFTER }
+    }
+
+    fn step(&self, stream: &str, entry: InboxEntry) -> Step {
+        let errand = match Order::read(&entry, stream, self.node.config.publish_max_bytes) {
+            Ok(Order::Publish(item)) => match self.node.publication(item) {
+                Ok(publication) => return Step::Publish(Letter { id: entry.id, publication }),
+                Err(error) => Err(error),
+            },
+            Ok(Order::Other(errand)) => Ok(errand),
+            Err(error) => Err(error.into()),
+        };
+        Step::Other(entry.id, errand)
+    }
+
+    /// In order. A drain ends it between two steps, and so does the loss of the lease; what is left comes again. Whether all is
+    /// done.
+    async fn work(&self, Steps { mut in_order, stream, until, .. }: Steps) -> Result<bool, GatewayError> {
+        let mut renew_at = until;
+        while let Some(step) = in_order.pop_front() {
             if self.node.shutdown.is_draining() {
-                return Ok(());
+                return Ok(false);
             }
             if Instant::now() >= renew_at {
                 if !self.inbox.hold().await? {
-                    return Ok(());
+                    return Ok(false);
                 }
                 renew_at = Instant::now() + RENEW_AFTER;
             }
-            let result = match order {
-                Err(error) => Err(error.into()),
-                Ok(Order::Publish(item)) => {
-                    // All that are published one after the other are one round trip.
-                    let (mut items, mut ids) = (vec![Ok(item)], vec![id]);
-                    while let Some((Ok(Order::Publish(_)), _)) = orders.peek()
-                        && let Some((Ok(Order::Publish(item)), id)) = orders.next()
+            match step {
+                Step::Publish(first) => {
+                    // All that are published one after the other are one step of Redis.
+                    let mut letters = vec![first];
+                    while let Some(Step::Publish(_)) = in_order.front()
+                        && let Some(Step::Publish(letter)) = in_order.pop_front()
                     {
-                        items.push(Ok(item));
-                        ids.push(id);
+                        letters.push(letter);
                     }
-                    let results = self.node.publish_all(items).await;
-                    self.settle(ids.into_iter().zip(results.into_iter().map(|result| result.map(drop)))).await?;
-                    continue;
+                    if !self.publish(&stream, letters).await? {
+                        return Ok(false);
+                    }
                 }
-                Ok(Order::Notify(notification)) => self.node.ask(&notification).await.map(drop),
-                Ok(Order::Cancel { user, task }) => {
-                    self.node.cancel(user.as_ref(), &task, &Canceller::Producer).await.map(drop)
+                Step::Other(id, Ok(errand)) => {
+                    let result = self.run_errand(errand).await;
+                    self.settle(id, result).await?;
                 }
-                Ok(Order::Heartbeat { task, heartbeat }) => {
-                    self.node.start_heartbeat(&task, &heartbeat).await.map(drop)
-                }
-            };
-            self.settle([(id, result)]).await?;
-        }
-        Ok(())
-    }
-
-    /// Acknowledges what was done and buries what is wrong; an error is what has to be tried again.
-    async fn settle(
-        &self,
-        results: impl IntoIterator<Item = (String, Result<(), GatewayError>)>,
-    ) -> Result<(), GatewayError> {
-        let (mut done, mut wrong, mut again) = (Vec::new(), Vec::new(), None);
-        for (id, result) in results {
-            match result {
-                Ok(()) => done.push(id),
-                Err(error @ (GatewayError::Unavailable(_) | GatewayError::Full(_))) => again = again.or(Some(error)),
-                Err(error) => wrong.push((id, error)),
+                Step::Other(id, Err(error)) => self.settle(id, Err(error)).await?,
             }
         }
-        if !done.is_empty() {
-            self.inbox.done(&done).await?;
-            self.node.metrics.inbox_entries(Outcome::Done, done.len());
+        Ok(true)
+    }
+
+    /// All of them, however many steps it takes. Whether they were there to be published.
+    async fn publish(&self, stream: &str, letters: Vec<Letter>) -> Result<bool, GatewayError> {
+        let mut rest = letters.as_slice();
+        while let Some((first, others)) = rest.split_first() {
+            match self.inbox.publish(stream, rest).await {
+                Ok(Progress::Done(count)) => {
+                    self.node.metrics.published(count);
+                    self.node.metrics.inbox_entries(Outcome::Done, count);
+                    rest = rest.get(count..).unwrap_or_default();
+                }
+                Ok(Progress::Moved) => return Ok(false),
+                Err(error) => {
+                    self.settle(first.id.clone(), Err(error.into())).await?;
+                    rest = others;
+                }
+            }
         }
-        for (id, error) in wrong {
-            tracing::debug!(%id, %error, "an entry of the inbox is wrong");
-            self.inbox.bury(&id, &error.to_string()).await?;
-            self.node.metrics.inbox_entries(Outcome::Dead, 1);
+        Ok(true)
+    }
+
+    async fn run_errand(&self, errand: Errand) -> Result<(), GatewayError> {
+        match errand {
+            Errand::Notify(notification) => self.node.ask(&notification).await.map(drop),
+            Errand::Cancel { user, task } => {
+                self.node.cancel(user.as_ref(), &task, &Canceller::Producer).await.map(drop)
+            }
+            Errand::Heartbeat { task, heartbeat } => self.node.start_heartbeat(&task, &heartbeat).await.map(drop),
         }
-        again.map_or(Ok(()), Err)
+    }
+
+    /// Deletes what was done and buries what is wrong; an error is what has to be tried again.
+    async fn settle(&self, id: String, result: Result<(), GatewayError>) -> Result<(), GatewayError> {
+        match result {
+            Ok(()) => {
+                self.inbox.done(&[id]).await?;
+                self.node.metrics.inbox_entries(Outcome::Done, 1);
+            }
+            Err(error @ (GatewayError::Unavailable(_) | GatewayError::Full(_))) => return Err(error),
+            Err(error) => {
+                tracing::debug!(%id, %error, "an entry of the inbox is wrong");
+                self.inbox.bury(&id, &error.to_string()).await?;
+                self.node.metrics.inbox_entries(Outcome::Dead, 1);
+            }
+        }
+        Ok(())
     }
 
     fn enter(&mut self, state: State, error: Option<&GatewayError>) {
@@ -170,8 +243,8 @@ impl Reader {
     }
 }
 
-/// Of one look: together with the bytes of one look (1 MiB) the work of well under a second.
-const MOST_ENTRIES: usize = 256;
+/// Of one look: what Redis publishes in one step, so some milliseconds in which it does nothing else.
+const MOST_ENTRIES: usize = 500;
 /// What the names in an entry may have beyond its body.
 const NAMES: usize = 4096;
 /// Between two looks of a node that does not hold the lease: how long the inbox stands still after a drain.

@@ -18,6 +18,13 @@ use serde_json::{Map, Value};
 pub(super) enum Order {
     /// `broadcast`, `user`, `topic`.
     Publish(BatchItem),
+    /// Everything else.
+    Other(Errand),
+}
+
+/// What an entry wants done beside publishing.
+#[derive(Debug)]
+pub(super) enum Errand {
     /// `notify`.
     Notify(Box<Notification>),
     /// `cancel`; without a user, every user's task of this name.
@@ -30,8 +37,8 @@ pub(super) enum Order {
 const OPS: [&str; 6] = ["broadcast", "user", "topic", "notify", "cancel", "heartbeat"];
 
 impl Order {
-    /// Reads an entry whose body may have `most` bytes.
-    pub(super) fn read(entry: &InboxEntry, most: usize) -> Result<Self, FieldError> {
+    /// Reads an entry of a stream, whose body may have `most` bytes. A question without a key has the name of its entry.
+    pub(super) fn read(entry: &InboxEntry, stream: &str, most: usize) -> Result<Self, FieldError> {
         let too_long = |length: usize| {
             let expected = format!("at most {most} bytes (PUBLISH_MAX_BYTES)");
             Err(FieldError::new("body", expected, format!("{length} bytes")))
@@ -45,30 +52,30 @@ impl Order {
         }
         let op = given.take("op")?;
         let key = given.parsed("idempotency_key", IdempotencyKey::parse)?;
-        let own_key = || IdempotencyKey::parse(&format!("inbox:{}", entry.id));
         match op {
-            Some("broadcast") => given.publication(Address::Broadcast, key.map_or_else(own_key, Ok)?),
+            Some("broadcast") => given.publication(Address::Broadcast, key),
             Some("user") => {
                 let user = given.required("user_id", UserId::parse)?;
-                given.publication(Address::User(user), key.map_or_else(own_key, Ok)?)
+                given.publication(Address::User(user), key)
             }
             Some("topic") => {
                 let topic = given.required("topic", TopicName::parse)?;
-                given.publication(Address::Topic(topic), key.map_or_else(own_key, Ok)?)
+                given.publication(Address::Topic(topic), key)
             }
             Some("notify") => {
                 let reply_to = given.parsed("reply_to", ReplyName::parse)?;
                 let mut notification = Notification::parse(given.required_body()?)?;
                 let key = one("idempotency_key", key, notification.idempotency_key.take())?;
+                let own_key = || IdempotencyKey::parse(&format!("inbox:{stream}:{}", entry.id));
                 notification.idempotency_key = Some(key.map_or_else(own_key, Ok)?);
                 notification.reply_to = one("reply_to", reply_to, notification.reply_to.take())?;
                 given.nothing_else()?;
-                Ok(Self::Notify(Box::new(notification)))
+                Ok(Self::Other(Errand::Notify(Box::new(notification))))
             }
             Some("cancel") => {
                 let Named { task, user, .. } = given.task()?;
                 given.nothing_else()?;
-                Ok(Self::Cancel { user, task })
+                Ok(Self::Other(Errand::Cancel { user, task }))
             }
             Some("heartbeat") => {
                 let Named { task, user, mut body } = given.task()?;
@@ -76,7 +83,8 @@ impl Order {
                 if let Some(user) = user {
                     body.insert("user_id".to_owned(), Value::String(user.as_str().to_owned()));
                 }
-                Ok(Self::Heartbeat { task, heartbeat: Heartbeat::from_fields(&Fields::of(&body))? })
+                let heartbeat = Heartbeat::from_fields(&Fields::of(&body))?;
+                Ok(Self::Other(Errand::Heartbeat { task, heartbeat }))
             }
             other => {
                 let got = other.map_or_else(|| "nothing".to_owned(), |op| format!("{:?}", shorten(op)));
@@ -147,14 +155,14 @@ impl<'a> Given<'a> {
         Err(FieldError::new(shorten(name), expected, "this one"))
     }
 
-    fn publication(mut self, address: Address, key: IdempotencyKey) -> Result<Order, FieldError> {
+    fn publication(mut self, address: Address, idempotency_key: Option<IdempotencyKey>) -> Result<Order, FieldError> {
         let body = Bytes::copy_from_slice(self.required_body()?);
         self.nothing_else()?;
         let message = Payload::parse_body(body).map_err(|error| match error.field.as_str() {
             "message" => FieldError { field: "body".to_owned(), ..error },
             _ => error,
         })?;
-        Ok(Order::Publish(BatchItem { address, message, idempotency_key: Some(key) }))
+        Ok(Order::Publish(BatchItem { address, message, idempotency_key }))
     }
 
     fn task(&mut self) -> Result<Named, FieldError> {
@@ -194,7 +202,7 @@ mod tests {
     fn read(fields: &[(&str, &str)]) -> Result<Order, FieldError> {
         let fields: Vec<_> =
             fields.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect();
-        Order::read(&InboxEntry { id: "17-0".to_owned(), fields, length: 5000 }, 400)
+        Order::read(&InboxEntry { id: "17-0".to_owned(), fields, length: 5000 }, "s", 400)
     }
 
     fn published(fields: &[(&str, &str)]) -> BatchItem {
@@ -206,16 +214,16 @@ mod tests {
 
     fn asked(fields: &[(&str, &str)]) -> Notification {
         match read(fields) {
-            Ok(Order::Notify(notification)) => *notification,
+            Ok(Order::Other(Errand::Notify(notification))) => *notification,
             other => panic!("{fields:?}: {other:?}"),
         }
     }
 
     #[test]
-    fn a_message_is_its_body_and_has_the_key_of_its_entry() {
+    fn a_message_is_its_body_and_has_the_key_that_the_producer_gave_it() {
         let item = published(&[("op", "broadcast"), ("body", r#"{"idempotency_key":5}"#)]);
         assert_eq!((item.address, item.message.as_str()), (Address::Broadcast, r#"{"idempotency_key":5}"#));
-        assert_eq!(item.idempotency_key.unwrap().as_str(), "inbox:17-0");
+        assert_eq!(item.idempotency_key, None);
         let item = published(&[("op", "user"), ("user_id", "alice"), ("body", "{}"), ("idempotency_key", "k")]);
         assert_eq!(item.address, Address::User(UserId::parse("alice").unwrap()));
         assert_eq!(item.idempotency_key.unwrap().as_str(), "k");
@@ -226,7 +234,7 @@ mod tests {
     #[test]
     fn a_question_may_have_its_key_and_its_list_in_either_place() {
         let plain = asked(&[("op", "notify"), ("body", ASK)]);
-        assert_eq!(plain.idempotency_key.unwrap().as_str(), "inbox:17-0");
+        assert_eq!(plain.idempotency_key.unwrap().as_str(), "inbox:s:17-0");
         assert_eq!(plain.reply_to, None);
         let within = ASK.replacen('{', r#"{"idempotency_key":"k","reply_to":"42","#, 1);
         for fields in [
@@ -249,20 +257,23 @@ mod tests {
             vec![("op", "cancel"), ("task_id", "t1"), ("body", r#"{"task_id":"t1","user_id":"alice"}"#)],
         ] {
             match read(&fields) {
-                Ok(Order::Cancel { user: Some(user), task }) => {
+                Ok(Order::Other(Errand::Cancel { user: Some(user), task })) => {
                     assert_eq!((user.as_str(), task.as_str()), ("alice", "t1"));
                 }
                 other => panic!("{other:?}"),
             }
         }
-        assert!(matches!(read(&[("op", "cancel"), ("task_id", "t1")]), Ok(Order::Cancel { user: None, .. })));
+        assert!(matches!(
+            read(&[("op", "cancel"), ("task_id", "t1")]),
+            Ok(Order::Other(Errand::Cancel { user: None, .. }))
+        ));
         for fields in [
             vec![("op", "heartbeat"), ("task_id", "t1"), ("body", r#"{"user_id":"alice","interval":5}"#)],
             vec![("op", "heartbeat"), ("body", r#"{"user_id":"alice","task_id":"t1","interval":5}"#)],
             vec![("op", "heartbeat"), ("task_id", "t1"), ("user_id", "alice"), ("body", r#"{"interval":5}"#)],
         ] {
             match read(&fields) {
-                Ok(Order::Heartbeat { task, heartbeat }) => {
+                Ok(Order::Other(Errand::Heartbeat { task, heartbeat })) => {
                     let Heartbeat { user_id, interval, .. } = heartbeat;
                     assert_eq!((user_id.as_str(), task.as_str(), interval.as_secs()), ("alice", "t1", 5));
                 }
@@ -331,6 +342,9 @@ mod tests {
             assert_eq!(read(&fields).unwrap_err().to_string(), reason, "{fields:?}");
         }
         let bytes = InboxEntry { id: "1-0".to_owned(), fields: vec![("op".to_owned(), vec![0xff])], length: 3 };
-        assert_eq!(Order::read(&bytes, 400).unwrap_err().to_string(), "op: expected text in UTF-8, got other bytes");
+        assert_eq!(
+            Order::read(&bytes, "s", 400).unwrap_err().to_string(),
+            "op: expected text in UTF-8, got other bytes"
+        );
     }
 }

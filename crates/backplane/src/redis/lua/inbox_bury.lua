@@ -13,6 +13,5 @@ for at = 1, math.min(#entry[2], 2 * fields) do kept[#kept + 1] = entry[2][at]:su
 -- A full Redis refuses this, and then nothing has happened.
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', most, '*', unpack(kept))
 redis.call('PEXPIRE', KEYS[2], ttl)
-redis.call('XACK', KEYS[1], 'countersign', id)
 redis.call('XDEL', KEYS[1], id)
 return 1

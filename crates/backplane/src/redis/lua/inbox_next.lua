@@ -1,63 +1,47 @@
--- Takes the next entries of the inbox: those that were taken before and are not done, or else new ones.
+-- Tells the oldest entries of the inbox, or those after one that was told before. They stay where they are until they are done.
 --
--- KEYS  inbox (stream), lease
--- ARGV  1 node, 2 how long the lease is renewed for (ms), 3 most entries, 4 longest entry (bytes), 5 most bytes
--- Returns {how many wait, id of the newest, {id, length, {field, value, …}}, …}, and {} to a node without the lease.
--- Invariant: only the holder of the lease takes entries, so a node that stood still past its lease cannot get between
--- the next holder and its entries. All holders are one consumer: what one left undone the next one finds pending, in the
--- order of the stream, and before anything new. An inbox that was empty for a minute is no key any more; not at once, because a
--- new stream of the same millisecond would give the id of an entry again, which is its idempotency key.
-local GROUP, CONSUMER = 'countersign', 'holder'
-local node, ttl, most, longest, budget = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-if redis.call('GET', KEYS[2]) ~= node then return {} end
-
--- One entry at a time: how long it is shows only when it is there.
-local function take(after)
-  return redis.pcall('XREADGROUP', 'GROUP', GROUP, CONSUMER, 'COUNT', 1, 'STREAMS', KEYS[1], after)
-end
-
+-- KEYS  as inbox.lua
+-- ARGV  1 node, 2 how long the lease is renewed for (ms), 3 after which id ('' from the beginning), 4 most entries, 5 longest
+--       entry (bytes), 6 most bytes, 7 a fresh name for the stream
+-- Returns {how many wait, name of the stream, {id, {field, value, …}}, …}, with the length in the place of the fields of an entry
+-- that is too long, and {} to a node without the lease.
+-- Invariant: only the holder of the lease is told entries, in the order of the stream. An inbox that was empty for a minute is
+-- no key any more; not at once, as it would be made and named again for every entry of a slow producer.
+local node, ttl, after = ARGV[1], ARGV[2], ARGV[3]
+local most, longest, budget = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+if not holds_lease(node) then return {} end
 redis.call('PEXPIRE', KEYS[2], ttl)
-if redis.call('EXISTS', KEYS[1]) == 0 then return {0, '0-0'} end
-local pending = take('0')
-if pending and pending.err then
-  if not pending.err:find('^NOGROUP') then return pending end
-  redis.call('XGROUP', 'CREATE', KEYS[1], GROUP, '0')
-  pending = take('0')
-end
 
-local function add(entries, found)
-  local id, fields = found[1], found[2]
-  if not fields then
-    -- Somebody has deleted it.
-    redis.call('XACK', KEYS[1], GROUP, id)
-    return 0
+-- How many are read at once, as how long they are shows only when they are there: twice as many as before, while they would
+-- fit if all were as long as the longest of those; at most 32, as the next may all be of a megabyte.
+local MOST_AT_ONCE = 32
+local result, told, bytes = {0, ''}, 0, 0
+local from, at_once = after == '' and '-' or '(' .. after, 1
+while told < most and bytes < budget do
+  local count = math.min(at_once, most - told)
+  local found, largest = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', count), 1
+  for _, entry in ipairs(found) do
+    local length = 0
+    for _, text in ipairs(entry[2]) do length = length + #text end
+    if length > longest then entry[2] = length end
+    told = told + 1
+    result[2 + told] = entry
+    largest = math.max(largest, length)
+    bytes = bytes + math.min(length, longest)
+    if bytes >= budget then break end
   end
-  local length = 0
-  for _, text in ipairs(fields) do length = length + #text end
-  if length > longest then fields = {} end
-  entries[#entries + 1] = {id, length, fields}
-  return math.min(length, longest)
+  if #found < count then break end
+  from = '(' .. found[count][1]
+  at_once = math.max(1, math.min(2 * at_once, MOST_AT_ONCE, math.floor((budget - bytes) / largest)))
 end
 
--- A stream without new entries is no stream in the answer.
-local function first(answer) return answer and not answer.err and answer[1] and answer[1][2][1] end
-
-local entries, bytes = {}, 0
-local found = first(pending)
-while found and #entries < most and bytes < budget do
-  bytes = bytes + add(entries, found)
-  found = first(take(found[1]))
-end
-if #entries == 0 then
-  found = first(take('>'))
-  while found do
-    bytes = bytes + add(entries, found)
-    if #entries >= most or bytes >= budget then break end
-    found = first(take('>'))
-  end
-end
-
-if redis.call('XLEN', KEYS[1]) == 0 then
+local name = name_of_stream()
+if told > 0 and not name then
+  name = NAMED .. ARGV[7]
+  -- Where a full Redis refuses this, nobody can add to the stream either, and it does without a name.
+  local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], name, '0')
+  if made.err then name = nil end
+elseif told == 0 and after == '' and name then
   local info = redis.call('XINFO', 'STREAM', KEYS[1])
   for at = 1, #info, 2 do
     local second = info[at] == 'last-generated-id' and tonumber(info[at + 1]:match('^%d+')) / 1000
@@ -65,7 +49,5 @@ if redis.call('XLEN', KEYS[1]) == 0 then
   end
 end
 
-local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-local result = {redis.call('XLEN', KEYS[1]), newest and newest[1] or '0-0'}
-for _, entry in ipairs(entries) do result[#result + 1] = entry end
+result[1], result[2] = redis.call('XLEN', KEYS[1]), name or ''
 return result

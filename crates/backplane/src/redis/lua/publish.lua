@@ -27,9 +27,7 @@ if size > 0 then
   local offset = string.format('%.0f', redis.call('HINCRBY', KEYS[2], 'offset', 1))
   redis.call('XADD', KEYS[1], 'MAXLEN', '=', ARGV[4], offset .. '-0', 'm', message)
   redis.call('PEXPIRE', KEYS[1], ARGV[5])
-  local clock = redis.call('TIME')
-  local ends = clock[1] * 1000 + math.floor(clock[2] / 1000) + ttl + math.max(ttl, retention)
-  if redis.call('PEXPIRETIME', KEYS[2]) < ends then redis.call('PEXPIREAT', KEYS[2], string.format('%.0f', ends)) end
+  outlive(KEYS[2], ttl, retention)
   position = epoch .. ':' .. offset
   message = position .. ':' .. message
 end
