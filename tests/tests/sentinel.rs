@@ -8,10 +8,13 @@
 use std::time::{Duration, Instant};
 
 use harness::audit::print_figures;
-use harness::{Device, Node, PATIENCE, Sentinels, TcpProxy, eventually};
+use harness::ledger::Line;
+use harness::{Device, Node, PATIENCE, Sentinels, TcpProxy, Traffic, eventually};
 use serde_json::{Value, json};
 
 const TOPIC: &str = "room:7";
+/// What is published to around a failover.
+const ADDRESSES: [&str; 3] = ["broadcast", "user:alice", TOPIC];
 /// What a failover may take from the promotion on; a healthy machine takes a second or two.
 const GENEROUS: Duration = Duration::from_secs(20);
 
@@ -104,6 +107,71 @@ async fn nodes_follow_a_master_that_was_killed() {
 #[tokio::test]
 async fn nodes_follow_a_master_that_was_replaced_in_good_order() {
     follows("SENTINEL FAILOVER", async |sentinels| sentinels.fail_over().await).await;
+}
+
+/// Messages to everybody, a user and a topic, through two nodes in turn, around a fault that makes another server the master.
+async fn no_message_is_lost_without_a_word(scenario: &str, fail: impl AsyncFnOnce(&mut Sentinels)) {
+    let mut sentinels = Sentinels::start(2).await;
+    let builder = |name: &str| {
+        let builder = Node::builder().env("REDIS_URL", sentinels.url()).env("NODE_ID", name);
+        builder.env("HISTORY_SIZE", "2000").start()
+    };
+    let nodes = [builder("one").await, builder("two").await];
+    let urls = nodes.each_ref().map(Node::ws_url);
+    let doors = nodes.each_ref().map(Node::api);
+    let mut traffic = Traffic::new();
+    traffic.watch(&nodes);
+    for (name, user) in [("alice", "alice"), ("bob", "bob")] {
+        for first in 0..urls.len() {
+            let mut urls = urls.to_vec();
+            urls.rotate_left(first);
+            let reader = traffic.reader(&format!("{name}-{first}"), Some(user), &[TOPIC], &urls);
+            traffic.add(reader);
+        }
+    }
+    traffic.add_sdk("sdk", "alice", &[TOPIC], &urls[0]);
+    traffic.joined().await;
+    for address in ADDRESSES {
+        traffic.publish(address, &doors, 20, 0);
+    }
+    traffic.flowing(3).await;
+    traffic
+        .fault(async |_| {
+            fail(&mut sentinels).await;
+            sentinels.wait_for_another_master(0).await;
+            for node in &nodes {
+                node.wait_for_readiness(200).await;
+            }
+        })
+        .await;
+    let ledger = traffic.ledger().clone();
+    traffic.over().await.expect_kept(scenario);
+    // Another master cannot know what the one before had acknowledged, so a numbering ends with its run, even when nothing is
+    // lost: everybody is told of every address that had messages, whether in a gap or when coming back.
+    let account = ledger.account();
+    assert_eq!(account.read.len(), 5, "five readers");
+    for (reader, lines) in &account.read {
+        let joined =
+            lines.iter().filter_map(|line| if let Line::Joined(address) = line { Some(address) } else { None });
+        for address in joined.filter(|address| ADDRESSES.contains(&address.as_str())) {
+            let told = |line: &Line| matches!(line, Line::Told { address: of, .. } if of == address);
+            assert!(lines.iter().any(told), "{reader} was not told of {address}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_killed_master_loses_no_message_without_a_word() {
+    no_message_is_lost_without_a_word("Sentinel: kill -9 of the master", async |sentinels| {
+        sentinels.server_mut(0).kill();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_replaced_master_loses_no_message_without_a_word() {
+    no_message_is_lost_without_a_word("Sentinel: SENTINEL FAILOVER", async |sentinels| sentinels.fail_over().await)
+        .await;
 }
 
 #[tokio::test]
