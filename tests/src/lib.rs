@@ -20,6 +20,7 @@
 //! | `history.rs`, `audit.rs` | what people and callers saw, and whether it keeps the promises |
 //! | `person.rs`, `caller.rs`, `scene.rs` | people who answer and come back, callers who insist, all of them together |
 //! | `seat.rs` | a device moved by hand whose every message is written down |
+//! | `knocks.rs` | clients who knock on a door that goes away |
 //! | `storm.rs` | one fault in the middle of everything |
 //! | `ledger.rs`, `delivery.rs` | what was published and read, and whether anything was lost, repeated or disordered |
 //! | `press.rs`, `reader.rs`, `sdk_reader.rs`, `traffic.rs` | producers who insist, readers who come back, all of them around a fault |
@@ -46,6 +47,7 @@ pub mod delivery;
 mod device;
 mod fault;
 pub mod history;
+pub mod knocks;
 pub mod ledger;
 mod nginx;
 mod node;

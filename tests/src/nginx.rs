@@ -74,6 +74,11 @@ impl Nginx {
         if output.status.success() && !said.contains("[warn]") { Ok(()) } else { Err(said) }
     }
 
+    /// `127.0.0.1:<port>`.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
     /// `http://127.0.0.1:<port>`.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)

@@ -66,7 +66,7 @@ impl Gateway {
         let address = listener.local_addr().map_err(failed)?;
         let gateway = Self::open(config).await?;
         let node = Arc::clone(&gateway.node);
-        let accepting = tokio::spawn(server::serve(node, listener, gateway.router()));
+        let accepting = node.shutdown.serving.spawn(server::serve(Arc::clone(&node), listener, gateway.router()));
         Ok(Running { gateway, address, accepting })
     }
 
