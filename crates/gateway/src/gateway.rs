@@ -66,7 +66,7 @@ impl Gateway {
         let address = listener.local_addr().map_err(failed)?;
         let gateway = Self::open(config).await?;
         let node = Arc::clone(&gateway.node);
-        let accepting = node.shutdown.serving.spawn(server::serve(Arc::clone(&node), listener, gateway.router()));
+        let accepting = node.shutdown.listening.spawn(server::serve(Arc::clone(&node), listener, gateway.router()));
         Ok(Running { gateway, address, accepting })
     }
 
@@ -211,6 +211,7 @@ impl Gateway {
         tracing::info!(connections = self.connection_count(), "draining");
         shutdown.begin();
         tokio::time::sleep(self.node.config.drain_delay).await;
+        shutdown.close().await;
         let left = end.saturating_duration_since(Instant::now());
         let connections = u32::try_from(self.connection_count()).unwrap_or(u32::MAX);
         let spread = COMES_BACK.saturating_mul(connections).min(left / 2);

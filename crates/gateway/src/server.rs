@@ -46,7 +46,7 @@ pub(crate) fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Accepts until the node drains; then what the kernel has accepted is still served and the listener closed, so that a balancer
+/// Accepts until the node closes its door; then what the kernel has accepted is still served and the listener closed, so that a balancer
 /// that is refused goes on to the next node.
 pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener, router: Router) {
     let mut builder = http1::Builder::new();
@@ -58,7 +58,7 @@ pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener, router: Router
     loop {
         let accepted = tokio::select! {
             biased;
-            () = node.shutdown.draining() => break,
+            () = node.shutdown.closed() => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {

@@ -15,10 +15,13 @@ use tokio_util::{
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Shutdown {
     unready: CancellationToken,
+    closed: CancellationToken,
     draining: CancellationToken,
     stopped: CancellationToken,
     /// Over how long connections are told to come back.
     spread: Arc<OnceLock<Duration>>,
+    /// Who accepts connections.
+    pub(crate) listening: TaskTracker,
     /// Connections and requests.
     pub(crate) serving: TaskTracker,
     /// What works for the node itself.
@@ -31,11 +34,20 @@ impl Shutdown {
         self.unready.cancel();
     }
 
-    /// Listens no more, answers held waits, tells connections to come back, spread over `spread`.
+    /// Listens no more, and comes back when nobody can come in: whoever is told to come back would else come here again.
+    pub(crate) async fn close(&self) {
+        self.unready.cancel();
+        self.closed.cancel();
+        self.listening.close();
+        self.listening.wait().await;
+    }
+
+    /// Answers held waits, tells connections to come back, spread over `spread`.
     pub(crate) fn drain(&self, spread: Duration) {
         // The first drain decides.
         self.spread.get_or_init(|| spread);
         self.unready.cancel();
+        self.closed.cancel();
         self.draining.cancel();
     }
 
@@ -55,6 +67,11 @@ impl Shutdown {
 
     pub(crate) fn spread(&self) -> Duration {
         self.spread.get().copied().unwrap_or_default()
+    }
+
+    /// Waits for [`Self::close`].
+    pub(crate) fn closed(&self) -> WaitForCancellationFuture<'_> {
+        self.closed.cancelled()
     }
 
     /// Waits for [`Self::drain`].
