@@ -1,20 +1,14 @@
 //! A Redis that is away, and one that refuses everybody for the same reason: nodes neither hammer it nor pile up what waits for
 //! it, and come back in batches.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use countersign_backplane::{
-    BackplaneError, Callbacks, Channel, HistoryPolicy, Messages, Observation, Publication, Settings, listener::Failure,
+    BackplaneError, Callbacks, Channel, HistoryPolicy, Messages, Publication, Settings, listener::Failure,
 };
 use countersign_protocol::{Address, Payload, TopicName};
-use futures_util::future::join_all;
+use futures_util::{FutureExt, future::join_all};
 use tokio::time::timeout;
 
 use crate::{
@@ -34,23 +28,25 @@ async fn twenty_thousand_channels_are_subscribed_again_in_batches_and_the_node_g
     let wanted: Vec<_> = (0..CHANNELS).map(|n| node.interest.want(&topic(n))).collect();
     let all = || join_all(wanted.iter().map(countersign_backplane::Wanted::confirmed));
     timeout(PATIENCE, all()).await.expect("every channel is confirmed");
-    let longest = Arc::new(AtomicU64::new(0));
-    let ticker = {
-        let longest = Arc::clone(&longest);
-        tokio::spawn(async move {
-            loop {
-                let before = Instant::now();
-                tokio::time::sleep(Duration::from_millis(5)).await;
-                longest.fetch_max(u64::try_from(before.elapsed().as_millis()).unwrap(), Ordering::Relaxed);
-            }
-        })
-    };
     server.process.start_again();
-    let began = Instant::now();
-    node.ear.until("the resumption", |memory| memory.resumed == 1).await;
-    timeout(PATIENCE, all()).await.expect("every channel is confirmed again");
-    let took = began.elapsed();
-    ticker.abort();
+    // Turns that something else had while some channels were subscribed again and others not.
+    let sample: Vec<_> = wanted.iter().step_by(CHANNELS / 20).collect();
+    let mut turns = 0;
+    let other_work = async {
+        loop {
+            let confirmed = sample.iter().filter(|wanted| wanted.confirmed().now_or_never().is_some()).count();
+            turns += usize::from(0 < confirmed && confirmed < sample.len());
+            tokio::task::yield_now().await;
+        }
+    };
+    let resumed = async {
+        node.ear.until("the resumption", |memory| memory.resumed == 1).await;
+        timeout(PATIENCE, all()).await.expect("every channel is confirmed again");
+    };
+    tokio::select! {
+        () = resumed => {}
+        () = other_work => {}
+    }
     let mut client = server.client().await;
     let stats: String = client.ask("INFO commandstats").await;
     let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_subscribe:calls=")).unwrap();
@@ -59,11 +55,8 @@ async fn twenty_thousand_channels_are_subscribed_again_in_batches_and_the_node_g
     assert!((21..=25).contains(&calls), "{calls} SUBSCRIBE");
     let counts: Vec<(String, u64)> = client.ask("PUBSUB NUMSUB cs:topic:t0 cs:topic:t9999 cs:topic:t19999").await;
     assert!(counts.iter().all(|(_, count)| *count == 1), "{counts:?}");
-    let longest = longest.load(Ordering::Relaxed);
-    assert!(longest < 2000, "the node stood still for {longest} ms");
-    println!(
-        "{CHANNELS} channels: {calls} SUBSCRIBE in {took:.1?}; the longest pause of a 5 ms timer was {longest} ms"
-    );
+    // One for each batch at least; subscribed in one go, there would be none.
+    assert!(turns >= 10, "the node let nothing else in: {turns} turns");
 }
 
 #[tokio::test]
@@ -77,15 +70,15 @@ async fn what_does_not_pass_soon_is_told_at_once_and_counted_by_its_kind() {
         ("ACL SETUSER default -hset", "ACL SETUSER default +hset", Failure::Forbidden),
     ] {
         let _: () = client.ask(refuse).await;
-        let began = Instant::now();
+        let failures = || node.ear.memory().failures().filter(|failure| *failure == kind).count();
+        let before = failures();
         let refused = node.open(question("alice", "t")).await.unwrap_err();
+        let tries = failures() - before;
         let full = matches!(refused, BackplaneError::Full(_));
         assert!(full == (kind == Failure::OutOfMemory), "{refused:?}");
         assert!(full || matches!(refused, BackplaneError::Unavailable(_)), "{refused:?}");
-        // A repeated call would have taken three seconds.
-        assert!(began.elapsed() < Duration::from_secs(2), "{kind:?} took {:?}", began.elapsed());
-        let seen = node.ear.memory().observations;
-        assert!(seen.contains(&Observation::CommandFailed(kind)), "{kind:?} is counted");
+        // Repeated until its patience ends, a call fails ten times; one more may be the node's own, such as a probe.
+        assert!((1..=2).contains(&tries), "{kind:?} was met {tries} times");
         // What writes nothing goes on, and so does the link.
         let message = Payload::parse(Bytes::from_static(b"{}")).unwrap();
         let bare = Publication { address: Address::Broadcast, message, history: HistoryPolicy::NONE, key: None };
@@ -104,10 +97,7 @@ async fn calls_to_a_redis_that_is_away_end_and_tries_to_reach_it_are_few() {
     let node = Node::up(&server.url(), Settings::default()).await;
     server.process.kill();
     node.until_link(false).await;
-    let count = || {
-        let failed = |seen: &&Observation| matches!(seen, Observation::CommandFailed(_));
-        node.ear.memory().observations.iter().filter(failed).count()
-    };
+    let count = || node.ear.memory().failures().count();
     let before = count();
     // Time that passes on purpose: what is counted is how often something was tried in it.
     tokio::time::sleep(Duration::from_secs(4)).await;

@@ -171,10 +171,8 @@ async fn a_full_redis_refuses_and_nothing_is_written_or_heard() {
     let keys = client.keys().await;
     let _: () = client.ask("CONFIG SET maxmemory 1").await;
     let refused = question("alice", "t");
-    let began = Instant::now();
     let answer = node.open(refused.clone()).await;
     assert!(matches!(&answer, Err(BackplaneError::Full(why)) if why.contains("OOM")), "{answer:?}");
-    assert!(began.elapsed() < Duration::from_secs(2));
     for answer in node.publish_all(vec![publication("a", "x", 10), publication("a", "y", 10)]).await {
         assert!(matches!(answer, Err(BackplaneError::Full(_))), "{answer:?}");
     }

@@ -10,6 +10,7 @@ use std::{
 use countersign_backplane::{
     Channel, Cluster, Heard, Interest, Link, Listener, Observation, Settings, Wanted,
     callbacks::OpenCallback,
+    listener::Failure,
     redis::{RedisBackplane, RedisOptions, connect},
 };
 use countersign_protocol::{
@@ -105,6 +106,12 @@ impl Memory {
     pub(crate) fn on(&self, channel: &Channel) -> Vec<String> {
         let on = self.heard.iter().filter(|heard| heard.channel == *channel);
         on.map(|heard| heard.payload.as_str().to_owned()).collect()
+    }
+
+    /// The commands that failed.
+    pub(crate) fn failures(&self) -> impl Iterator<Item = Failure> {
+        let failed = |seen: &Observation| if let Observation::CommandFailed(kind) = seen { Some(*kind) } else { None };
+        self.observations.iter().filter_map(failed)
     }
 }
 

@@ -26,6 +26,11 @@ async fn follow(master: &Server, replica: &mut Client) {
     .await;
 }
 
+/// Commands that failed so far.
+fn failures(node: &Node) -> usize {
+    node.ear.memory().failures().count()
+}
+
 #[tokio::test]
 async fn a_decision_that_is_told_is_on_a_replica() {
     let (master, replica) = (Server::start(), Server::start());
@@ -66,8 +71,9 @@ async fn a_master_that_becomes_a_replica_refuses_and_a_call_outlasts_a_short_tim
         "{refused:?}"
     );
     let asked = question("alice", "t");
+    let failed = failures(&node);
     let promote = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        eventually("a try that was refused", || async { (failures(&node) > failed).then_some(()) }).await;
         client.ask::<()>("REPLICAOF NO ONE").await;
     };
     let (opened, ()) = tokio::join!(node.open(asked), promote);
@@ -79,8 +85,9 @@ async fn a_call_outlasts_a_short_absence_of_redis() {
     let server = Server::start();
     let node = Node::up(&server.url(), Settings::default()).await;
     server.process.kill();
+    let failed = failures(&node);
     let back = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        eventually("a try that failed", || async { (failures(&node) > failed).then_some(()) }).await;
         server.process.start_again();
     };
     let (opened, ()) = tokio::join!(node.open(question("alice", "t")), back);
