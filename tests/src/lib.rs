@@ -11,7 +11,7 @@
 //! | `deadline.rs` | [`eventually`]: the only place that polls |
 //! | `port.rs` | free loopback ports for servers that cannot be asked for port 0 |
 //! | `process.rs` | a child process with its log, ended when dropped |
-//! | `redis_server.rs`, `sentinels.rs`, `nginx.rs`, `node.rs`, `cluster.rs` | the servers |
+//! | `redis_server.rs`, `sentinels.rs`, `nginx.rs`, `node.rs`, `nodes.rs`, `cluster.rs` | the servers |
 //! | `device.rs`, `api.rs`, `token.rs` | the clients |
 //! | `certificates.rs` | an authority of one's own, for TLS |
 //! | `raw_client.rs` | a client that shows what is on the wire, and reads when it is told to |
@@ -51,6 +51,7 @@ pub mod knocks;
 pub mod ledger;
 mod nginx;
 mod node;
+mod nodes;
 mod person;
 mod port;
 mod press;
@@ -76,6 +77,7 @@ pub use device::{Closed, Device, Refusal};
 pub use fault::{Lag, aimed_at, fault_lasts};
 pub use nginx::Nginx;
 pub use node::{Exit, Node, NodeBuilder, countersign_binary};
+pub use nodes::Nodes;
 pub use person::Person;
 pub use port::free_port;
 pub use process::{Process, Signal};

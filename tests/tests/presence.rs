@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use harness::{Api, Cluster, Device, Node, NodeBuilder, RedisServer, TcpProxy, eventually, fault_lasts, token};
+use harness::{Api, Cluster, Device, Node, NodeBuilder, Nodes, RedisServer, TcpProxy, eventually, fault_lasts, token};
 use serde_json::{Value, json};
 
 /// Short, so that a test can wait for it.
@@ -16,45 +16,18 @@ const TTL: Duration = Duration::from_secs(3);
 /// What a busy machine may add.
 const MARGIN: Duration = Duration::from_millis(1500);
 
-/// Nodes that share a Redis.
-struct Nodes {
-    redis: RedisServer,
-    nodes: Vec<Node>,
+/// A user's device in a room.
+async fn member_at(nodes: &Nodes, node: usize, user: &str, room: &str) -> Device {
+    let mut device = nodes.device(node, user).await;
+    device.subscribe(room).await;
+    device
 }
 
-impl Nodes {
-    async fn start(count: usize) -> Self {
-        Self::with(count, TTL).await
-    }
-
-    async fn with(count: usize, ttl: Duration) -> Self {
-        let redis = RedisServer::start().await;
-        let node = |n: usize| builder(ttl).env("NODE_ID", format!("node-{n}")).redis(&redis).start();
-        let nodes = join_all((0..count).map(node)).await;
-        Self { redis, nodes }
-    }
-
-    async fn device(&self, node: usize, user: &str) -> Device {
-        Device::of_user(&self.nodes[node].ws_url(), user).await
-    }
-
-    /// A user's device in a room.
-    async fn member(&self, node: usize, user: &str, room: &str) -> Device {
-        let mut device = self.device(node, user).await;
-        device.subscribe(room).await;
-        device
-    }
-
-    /// A guest, who is no member, but hears who joins and leaves.
-    async fn watcher(&self, node: usize, room: &str) -> Device {
-        let mut device = Device::connect(&self.nodes[node].ws_url()).await;
-        watch(&mut device, room).await;
-        device
-    }
-
-    fn api(&self, node: usize) -> Api {
-        self.nodes[node].api()
-    }
+/// A guest, who is no member, but hears who joins and leaves.
+async fn watcher_at(nodes: &Nodes, node: usize, room: &str) -> Device {
+    let mut device = Device::connect(&nodes.nodes()[node].ws_url()).await;
+    watch(&mut device, room).await;
+    device
 }
 
 fn builder(ttl: Duration) -> NodeBuilder {
@@ -99,15 +72,15 @@ async fn wait_until_read(api: &Api, room: &str, members: &[&str]) {
 
 #[tokio::test]
 async fn a_user_joins_and_leaves_once_and_not_per_tab() {
-    let nodes = Nodes::start(3).await;
-    let mut watcher = nodes.watcher(2, "room:1").await;
+    let nodes = Nodes::start(3, builder(TTL)).await;
+    let mut watcher = watcher_at(&nodes, 2, "room:1").await;
     let mut tabs = Vec::new();
     for node in [0, 0, 1, 2] {
-        let mut tab = nodes.member(node, "alice", "room:1").await;
+        let mut tab = member_at(&nodes, node, "alice", "room:1").await;
         assert_eq!(presence(&mut tab, "room:1").await, ["alice"], "one's own place is seen");
         tabs.push(tab);
     }
-    let bob = nodes.member(1, "bob", "room:1").await;
+    let bob = member_at(&nodes, 1, "bob", "room:1").await;
     assert_eq!((change(&mut watcher).await, change(&mut watcher).await), ("joined alice".into(), "joined bob".into()));
     let mut last = tabs.pop().expect("four tabs");
     for tab in tabs {
@@ -129,12 +102,12 @@ async fn a_user_joins_and_leaves_once_and_not_per_tab() {
 
 #[tokio::test]
 async fn who_asks_to_hear_hears_the_own_coming_too_and_others_hear_nothing() {
-    let nodes = Nodes::start(2).await;
-    let mut quiet = nodes.member(0, "quiet", "room:1").await;
+    let nodes = Nodes::start(2, builder(TTL)).await;
+    let mut quiet = member_at(&nodes, 0, "quiet", "room:1").await;
     let mut alice = nodes.device(0, "alice").await;
     watch(&mut alice, "room:1").await;
     assert_eq!(change(&mut alice).await, "joined alice");
-    let bob = nodes.member(1, "bob", "room:1").await;
+    let bob = member_at(&nodes, 1, "bob", "room:1").await;
     assert_eq!(change(&mut alice).await, "joined bob");
     bob.close().await;
     assert_eq!(change(&mut alice).await, "left bob");
@@ -143,7 +116,7 @@ async fn who_asks_to_hear_hears_the_own_coming_too_and_others_hear_nothing() {
     // Whoever leaves the topic hears nothing more of it.
     alice.send(json!({"action": "unsubscribe", "topic": "room:1"})).await;
     alice.expect_type("unsubscribed").await;
-    let _carol = nodes.member(1, "carol", "room:1").await;
+    let _carol = member_at(&nodes, 1, "carol", "room:1").await;
     wait_until_read(&nodes.api(0), "room:1", &["carol", "quiet"]).await;
     alice.ping().await;
     alice.assert_none("joined carol", |m| m["user_id"] == "carol");
@@ -151,9 +124,9 @@ async fn who_asks_to_hear_hears_the_own_coming_too_and_others_hear_nothing() {
 
 #[tokio::test]
 async fn a_guest_who_becomes_a_user_is_a_member_of_its_topics() {
-    let nodes = Nodes::start(2).await;
-    let mut watcher = nodes.watcher(1, "room:1").await;
-    let mut guest = nodes.watcher(0, "room:1").await;
+    let nodes = Nodes::start(2, builder(TTL)).await;
+    let mut watcher = watcher_at(&nodes, 1, "room:1").await;
+    let mut guest = watcher_at(&nodes, 0, "room:1").await;
     assert_eq!(presence(&mut guest, "room:1").await, [""; 0]);
     guest.send(json!({"action": "subscribe", "user_id": "alice"})).await;
     guest.wait_for("the binding", |message| message["user_id"] == "alice").await;
@@ -182,8 +155,8 @@ async fn believes(device: &mut Device, until: &str) -> BTreeSet<String> {
 #[tokio::test]
 async fn an_answer_and_what_follows_are_right_in_the_middle_of_a_crowd() {
     const TURNS: usize = 40;
-    let nodes = Nodes::start(2).await;
-    let mut watchers = join_all((0..TURNS).map(|n| nodes.watcher(n % 2, "room:1"))).await;
+    let nodes = Nodes::start(2, builder(TTL)).await;
+    let mut watchers = join_all((0..TURNS).map(|n| watcher_at(&nodes, n % 2, "room:1"))).await;
     let crowd = (0..12).map(|n| {
         let nodes = &nodes;
         async move {
@@ -208,7 +181,7 @@ async fn an_answer_and_what_follows_are_right_in_the_middle_of_a_crowd() {
     let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
     // Places are written in the background.
     wait_until_read(&nodes.api(1), "room:1", &expected).await;
-    let _last = nodes.member(1, "zoe", "room:1").await;
+    let _last = member_at(&nodes, 1, "zoe", "room:1").await;
     for watcher in &mut watchers {
         let believed = believes(watcher, "zoe").await;
         assert_eq!(believed.iter().map(String::as_str).collect::<Vec<_>>(), expected);
@@ -218,15 +191,15 @@ async fn an_answer_and_what_follows_are_right_in_the_middle_of_a_crowd() {
 
 /// Kills the node of alice and bob, who is on the other node too; returns whether her leaving was told in time.
 async fn kill_the_node_of_a_member(ttl: Duration) -> bool {
-    let nodes = Nodes::with(2, ttl).await;
-    let mut watcher = nodes.watcher(1, "room:1").await;
-    let _alice = nodes.member(0, "alice", "room:1").await;
-    let _bob = (nodes.member(0, "bob", "room:1").await, nodes.member(1, "bob", "room:1").await);
+    let nodes = Nodes::start(2, builder(ttl)).await;
+    let mut watcher = watcher_at(&nodes, 1, "room:1").await;
+    let _alice = member_at(&nodes, 0, "alice", "room:1").await;
+    let _bob = (member_at(&nodes, 0, "bob", "room:1").await, member_at(&nodes, 1, "bob", "room:1").await);
     for _ in 0..2 {
         change(&mut watcher).await;
     }
     let killed_at = Instant::now();
-    nodes.nodes[0].kill();
+    nodes.nodes()[0].kill();
     assert_eq!(read(&nodes.api(1), "room:1").await, ["alice", "bob"], "her lease has not ended");
     let told = tokio::time::timeout(TTL + MARGIN, change(&mut watcher)).await;
     if let Ok(told) = &told {
@@ -251,35 +224,35 @@ async fn a_killed_node_shows_only_because_leases_end() {
 
 #[tokio::test]
 async fn a_killed_node_is_read_right_within_one_ttl_even_if_nobody_listens() {
-    let nodes = Nodes::start(2).await;
-    let _alice = nodes.member(0, "alice", "room:1").await;
+    let nodes = Nodes::start(2, builder(TTL)).await;
+    let _alice = member_at(&nodes, 0, "alice", "room:1").await;
     wait_until_read(&nodes.api(1), "room:1", &["alice"]).await;
     let killed_at = Instant::now();
-    nodes.nodes[0].kill();
+    nodes.nodes()[0].kill();
     wait_until_read(&nodes.api(1), "room:1", &[]).await;
     assert!(killed_at.elapsed() < TTL + MARGIN, "{:?}", killed_at.elapsed());
 }
 
 #[tokio::test]
 async fn a_node_that_stands_still_is_missed_and_comes_back() {
-    let nodes = Nodes::start(2).await;
-    let mut watcher = nodes.watcher(1, "room:1").await;
-    let _alice = nodes.member(0, "alice", "room:1").await;
+    let nodes = Nodes::start(2, builder(TTL)).await;
+    let mut watcher = watcher_at(&nodes, 1, "room:1").await;
+    let _alice = member_at(&nodes, 0, "alice", "room:1").await;
     assert_eq!(change(&mut watcher).await, "joined alice");
-    nodes.nodes[0].pause();
+    nodes.nodes()[0].pause();
     let stopped_at = Instant::now();
     assert_eq!(change(&mut watcher).await, "left alice");
     assert!(stopped_at.elapsed() < TTL + MARGIN, "{:?}", stopped_at.elapsed());
-    nodes.nodes[0].resume();
+    nodes.nodes()[0].resume();
     assert_eq!(change(&mut watcher).await, "joined alice");
     wait_until_read(&nodes.api(1), "room:1", &["alice"]).await;
 }
 
 #[tokio::test]
 async fn while_leases_are_renewed_nobody_leaves() {
-    let nodes = Nodes::start(2).await;
-    let mut watcher = nodes.watcher(1, "room:1").await;
-    let _alice = nodes.member(0, "alice", "room:1").await;
+    let nodes = Nodes::start(2, builder(TTL)).await;
+    let mut watcher = watcher_at(&nodes, 1, "room:1").await;
+    let _alice = member_at(&nodes, 0, "alice", "room:1").await;
     assert_eq!(change(&mut watcher).await, "joined alice");
     fault_lasts(2 * TTL).await;
     watcher.ping().await;
@@ -289,10 +262,10 @@ async fn while_leases_are_renewed_nobody_leaves() {
 
 #[tokio::test]
 async fn what_redis_has_forgotten_is_there_again_after_the_next_renewal() {
-    let nodes = Nodes::start(2).await;
-    let _members = (nodes.member(0, "alice", "room:1").await, nodes.member(1, "bob", "room:1").await);
+    let nodes = Nodes::start(2, builder(TTL)).await;
+    let _members = (member_at(&nodes, 0, "alice", "room:1").await, member_at(&nodes, 1, "bob", "room:1").await);
     wait_until_read(&nodes.api(0), "room:1", &["alice", "bob"]).await;
-    let _: () = nodes.redis.query(&["FLUSHALL"]).await;
+    let _: () = nodes.redis().query(&["FLUSHALL"]).await;
     wait_until_read(&nodes.api(1), "room:1", &["alice", "bob"]).await;
 }
 
@@ -342,8 +315,8 @@ async fn whoever_may_have_missed_a_change_is_told_the_whole_list() {
 
 #[tokio::test]
 async fn every_key_has_an_end_and_every_gauge_returns_to_nothing() {
-    let nodes = Nodes::start(2).await;
-    let mut devices = vec![nodes.watcher(0, "room:1").await, nodes.watcher(1, "room:2").await];
+    let nodes = Nodes::start(2, builder(TTL)).await;
+    let mut devices = vec![watcher_at(&nodes, 0, "room:1").await, watcher_at(&nodes, 1, "room:2").await];
     for n in 0..10 {
         let mut device = nodes.device(n % 2, &format!("user-{}", n / 2)).await;
         for room in ["room:1", "room:2", "room:{x}:*"] {
@@ -351,37 +324,37 @@ async fn every_key_has_an_end_and_every_gauge_returns_to_nothing() {
         }
         devices.push(device);
     }
-    for node in &nodes.nodes {
+    for node in nodes.nodes() {
         node.wait_for_metric("countersign_presence_places", "", 18.0).await;
         node.wait_for_metric("countersign_user_connections", "", 5.0).await;
     }
     wait_until_read(&nodes.api(0), "room:2", &["user-0", "user-1", "user-2", "user-3", "user-4"]).await;
-    let keys: Vec<String> = nodes.redis.query(&["KEYS", "*"]).await;
+    let keys: Vec<String> = nodes.redis().query(&["KEYS", "*"]).await;
     let ours = |key: &&String| [":places", ":members", ":conns:", ":leases:"].iter().any(|part| key.contains(part));
     let ours: Vec<&String> = keys.iter().filter(ours).collect();
     assert!(ours.len() >= 3 * 2 + 5 * 2, "{keys:?}");
     for key in &ours {
-        let ttl: i64 = nodes.redis.query(&["PTTL", key]).await;
+        let ttl: i64 = nodes.redis().query(&["PTTL", key]).await;
         assert!(ttl > 0 && ttl <= 2 * 3000, "{key} lives {ttl} ms");
     }
     for device in devices {
         device.close().await;
     }
-    for node in &nodes.nodes {
+    for node in nodes.nodes() {
         for gauge in ["countersign_presence_places", "countersign_user_connections", "countersign_connections"] {
             node.wait_for_metric(gauge, "", 0.0).await;
         }
     }
     let told = async |event: &str| {
         let mut told = 0.0;
-        for node in &nodes.nodes {
+        for node in nodes.nodes() {
             told += node.metric("countersign_presence_told_total", event).await;
         }
         told
     };
     assert_eq!((told("joined").await, told("left").await), (15.0, 15.0));
     eventually(TTL, "no places", || async {
-        let left: Vec<String> = nodes.redis.query(&["KEYS", "*:places"]).await;
+        let left: Vec<String> = nodes.redis().query(&["KEYS", "*:places"]).await;
         left.is_empty().then_some(())
     })
     .await;
@@ -389,11 +362,11 @@ async fn every_key_has_an_end_and_every_gauge_returns_to_nothing() {
 
 #[tokio::test]
 async fn a_node_that_stops_gives_its_places_up_at_once() {
-    let nodes = Nodes::with(2, Duration::from_secs(600)).await;
-    let mut watcher = nodes.watcher(1, "room:1").await;
-    let _alice = nodes.member(0, "alice", "room:1").await;
+    let nodes = Nodes::start(2, builder(Duration::from_secs(600))).await;
+    let mut watcher = watcher_at(&nodes, 1, "room:1").await;
+    let _alice = member_at(&nodes, 0, "alice", "room:1").await;
     assert_eq!(change(&mut watcher).await, "joined alice");
-    nodes.nodes[0].terminate();
+    nodes.nodes()[0].terminate();
     assert_eq!(change(&mut watcher).await, "left alice");
 }
 

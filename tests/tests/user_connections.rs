@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use harness::{Api, Closed, Device, Node, NodeBuilder, RedisServer, eventually};
+use harness::{Api, Closed, Device, Node, NodeBuilder, Nodes, eventually};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -16,33 +16,10 @@ const TTL: Duration = Duration::from_secs(3);
 /// What a busy machine may add.
 const MARGIN: Duration = Duration::from_millis(1500);
 
-/// Nodes that share a Redis.
-struct Nodes {
-    redis: RedisServer,
-    nodes: Vec<Node>,
-}
-
-impl Nodes {
-    async fn start(count: usize, limit: &str) -> Self {
-        let redis = RedisServer::start().await;
-        let node = |n: usize| builder(limit).env("NODE_ID", format!("node-{n}")).redis(&redis).start();
-        let nodes = join_all((0..count).map(node)).await;
-        Self { redis, nodes }
-    }
-
-    async fn device(&self, node: usize, user: &str) -> Device {
-        Device::of_user(&self.nodes[node].ws_url(), user).await
-    }
-
-    /// Connects, whatever comes of it.
-    async fn dial(&self, node: usize, user: &str) -> Device {
-        let url = format!("{}?user_id={user}", self.nodes[node].ws_url());
-        Device::dial(&url, &[]).await.expect("an upgrade")
-    }
-
-    fn api(&self, node: usize) -> Api {
-        self.nodes[node].api()
-    }
+/// Connects, whatever comes of it.
+async fn dial(nodes: &Nodes, node: usize, user: &str) -> Device {
+    let url = format!("{}?user_id={user}", nodes.nodes()[node].ws_url());
+    Device::dial(&url, &[]).await.expect("an upgrade")
 }
 
 fn builder(limit: &str) -> NodeBuilder {
@@ -70,7 +47,7 @@ fn id(device: &Device) -> String {
 
 /// How twenty connects at once, spread over the nodes, ended: the closed ones by code and reason, and those that stay.
 async fn twenty_at_once(nodes: &Nodes) -> (BTreeMap<(u16, String), usize>, Vec<Device>) {
-    let devices = join_all((0..20).map(|n| nodes.dial(n % nodes.nodes.len(), "alice"))).await;
+    let devices = join_all((0..20).map(|n| dial(nodes, n % nodes.nodes().len(), "alice"))).await;
     // Whoever is answered is there to stay, once everybody else is gone.
     let (mut closed, mut staying) = (BTreeMap::new(), devices);
     let end = Instant::now() + Duration::from_secs(10);
@@ -89,7 +66,7 @@ async fn twenty_at_once(nodes: &Nodes) -> (BTreeMap<(u16, String), usize>, Vec<D
 
 #[tokio::test]
 async fn a_user_is_found_on_every_node_it_is_on() {
-    let nodes = Nodes::start(3, "0").await;
+    let nodes = Nodes::start(3, builder("0")).await;
     assert_eq!(
         user(&nodes.api(0), "alice").await,
         json!({"user_id": "alice", "online": false, "connections": [], "count": 0})
@@ -110,14 +87,14 @@ async fn a_user_is_found_on_every_node_it_is_on() {
     wait_for_count(&nodes.api(1), "alice", 1).await;
     second.close().await;
     wait_for_count(&nodes.api(1), "alice", 0).await;
-    for node in &nodes.nodes[1..] {
+    for node in &nodes.nodes()[1..] {
         node.wait_for_metric("countersign_user_connections", "", 0.0).await;
     }
 }
 
 #[tokio::test]
 async fn a_user_is_disconnected_wherever_it_is() {
-    let nodes = Nodes::start(3, "0").await;
+    let nodes = Nodes::start(3, builder("0")).await;
     let mut devices = Vec::new();
     for node in [0, 1, 1, 2] {
         devices.push(nodes.device(node, "alice").await);
@@ -135,12 +112,12 @@ async fn a_user_is_disconnected_wherever_it_is() {
     assert_eq!(again["disconnected"], 0);
     let _back = nodes.device(0, "alice").await;
     wait_for_count(&nodes.api(0), "alice", 1).await;
-    nodes.nodes[1].wait_for_metric("countersign_user_connections_ordered_total", "closed", 2.0).await;
+    nodes.nodes()[1].wait_for_metric("countersign_user_connections_ordered_total", "closed", 2.0).await;
 }
 
 #[tokio::test]
 async fn one_more_replaces_the_oldest_on_whatever_node_it_is() {
-    let nodes = Nodes::start(2, "2").await;
+    let nodes = Nodes::start(2, builder("2")).await;
     let mut oldest = nodes.device(0, "alice").await;
     let mut second = nodes.device(1, "alice").await;
     let mut third = nodes.device(1, "alice").await;
@@ -157,7 +134,7 @@ async fn one_more_replaces_the_oldest_on_whatever_node_it_is() {
 
 #[tokio::test]
 async fn of_twenty_at_once_no_more_than_the_limit_stay_where_one_more_replaces() {
-    let nodes = Nodes::start(3, "3:replace").await;
+    let nodes = Nodes::start(3, builder("3:replace")).await;
     let (closed, mut staying) = twenty_at_once(&nodes).await;
     assert_eq!((&closed, staying.len()), (&BTreeMap::from([((4503, "Replaced or disconnected".to_owned()), 17)]), 3));
     for device in &mut staying {
@@ -168,7 +145,7 @@ async fn of_twenty_at_once_no_more_than_the_limit_stay_where_one_more_replaces()
 
 #[tokio::test]
 async fn of_twenty_at_once_no_more_than_the_limit_come_in_where_one_more_is_refused() {
-    let nodes = Nodes::start(3, "3:refuse").await;
+    let nodes = Nodes::start(3, builder("3:refuse")).await;
     let (closed, mut staying) = twenty_at_once(&nodes).await;
     assert_eq!(
         (&closed, staying.len()),
@@ -179,7 +156,7 @@ async fn of_twenty_at_once_no_more_than_the_limit_come_in_where_one_more_is_refu
     }
     wait_for_count(&nodes.api(0), "alice", 3).await;
     let mut refused = 0.0;
-    for node in &nodes.nodes {
+    for node in nodes.nodes() {
         refused += node.metric("countersign_connections_total", "refused_user_limit").await;
     }
     assert_eq!(refused.to_string(), "17");
@@ -191,7 +168,7 @@ async fn of_twenty_at_once_no_more_than_the_limit_come_in_where_one_more_is_refu
 #[tokio::test]
 async fn without_a_limit_all_of_twenty_stay() {
     // The proof that the two before can fail.
-    let nodes = Nodes::start(3, "0").await;
+    let nodes = Nodes::start(3, builder("0")).await;
     let devices = join_all((0..20).map(|n| nodes.device(n % 3, "alice"))).await;
     wait_for_count(&nodes.api(0), "alice", 20).await;
     drop(devices);
@@ -199,15 +176,15 @@ async fn without_a_limit_all_of_twenty_stay() {
 
 #[tokio::test]
 async fn a_killed_nodes_connections_are_counted_no_longer_than_one_ttl() {
-    let nodes = Nodes::start(2, "2:refuse").await;
+    let nodes = Nodes::start(2, builder("2:refuse")).await;
     let _lost = (nodes.device(0, "alice").await, nodes.device(0, "alice").await);
     let killed_at = Instant::now();
-    nodes.nodes[0].kill();
+    nodes.nodes()[0].kill();
     assert_eq!(user(&nodes.api(1), "alice").await["count"], 2, "their leases have not ended");
     // Refused at first, but told to come back, and let in when the leases have ended.
     let mut refused = 0;
     let device = loop {
-        let mut device = nodes.dial(1, "alice").await;
+        let mut device = dial(&nodes, 1, "alice").await;
         let first = device.next().await;
         match first {
             Some(first) => {
@@ -226,11 +203,11 @@ async fn a_killed_nodes_connections_are_counted_no_longer_than_one_ttl() {
 
 #[tokio::test]
 async fn a_node_that_stood_still_gives_up_what_was_replaced_meanwhile() {
-    let nodes = Nodes::start(2, "1").await;
+    let nodes = Nodes::start(2, builder("1")).await;
     let mut old = nodes.device(0, "alice").await;
-    nodes.nodes[0].pause();
+    nodes.nodes()[0].pause();
     let mut new = nodes.device(1, "alice").await;
-    nodes.nodes[0].resume();
+    nodes.nodes()[0].resume();
     assert_eq!(old.closed().await.code, 4503);
     new.ping().await;
     let found = wait_for_count(&nodes.api(1), "alice", 1).await;
@@ -239,25 +216,25 @@ async fn a_node_that_stood_still_gives_up_what_was_replaced_meanwhile() {
 
 #[tokio::test]
 async fn an_order_that_its_node_never_heard_is_found_at_the_renewal() {
-    let nodes = Nodes::start(2, "0").await;
+    let nodes = Nodes::start(2, builder("0")).await;
     let mut alice = nodes.device(0, "alice").await;
     let found = wait_for_count(&nodes.api(1), "alice", 1).await;
     // The record of an order, without its publication.
-    let keys: Vec<String> = nodes.redis.query(&["KEYS", "*:conns:alice"]).await;
+    let keys: Vec<String> = nodes.redis().query(&["KEYS", "*:conns:alice"]).await;
     let key = keys[0].replace(":conns:", ":closing:");
     let connection = found["connections"][0]["connection_id"].as_str().expect("an id");
-    let _: u64 = nodes.redis.query(&["SADD", &key, &format!("node-0:{connection}")]).await;
-    let _: u64 = nodes.redis.query(&["EXPIRE", &key, "10"]).await;
+    let _: u64 = nodes.redis().query(&["SADD", &key, &format!("node-0:{connection}")]).await;
+    let _: u64 = nodes.redis().query(&["EXPIRE", &key, "10"]).await;
     assert_eq!(alice.closed().await.code, 4503);
     wait_for_count(&nodes.api(1), "alice", 0).await;
 }
 
 #[tokio::test]
 async fn what_redis_has_forgotten_is_there_again_after_the_next_renewal() {
-    let nodes = Nodes::start(2, "2:refuse").await;
+    let nodes = Nodes::start(2, builder("2:refuse")).await;
     let _devices = (nodes.device(0, "alice").await, nodes.device(1, "alice").await);
     let before = wait_for_count(&nodes.api(0), "alice", 2).await;
-    let _: () = nodes.redis.query(&["FLUSHALL"]).await;
+    let _: () = nodes.redis().query(&["FLUSHALL"]).await;
     let after = wait_for_count(&nodes.api(0), "alice", 2).await;
     for (before, after) in [0, 1].map(|at| (&before["connections"][at], &after["connections"][at])) {
         assert_eq!((&before["connection_id"], &before["node_id"]), (&after["connection_id"], &after["node_id"]));
@@ -265,15 +242,15 @@ async fn what_redis_has_forgotten_is_there_again_after_the_next_renewal() {
             before["connected_at"].as_f64().unwrap_or_default() - after["connected_at"].as_f64().unwrap_or_default();
         assert!(moved.abs() < 1.0, "{before} became {after}");
     }
-    let mut third = nodes.dial(0, "alice").await;
+    let mut third = dial(&nodes, 0, "alice").await;
     assert_eq!(third.closed().await.code, 1013, "and the limit holds");
 }
 
 #[tokio::test]
 async fn a_guest_counts_from_the_moment_in_which_it_becomes_a_user() {
-    let nodes = Nodes::start(1, "1:refuse").await;
+    let nodes = Nodes::start(1, builder("1:refuse")).await;
     let _alice = nodes.device(0, "alice").await;
-    let mut guest = Device::connect(&nodes.nodes[0].ws_url()).await;
+    let mut guest = Device::connect(&nodes.nodes()[0].ws_url()).await;
     guest.send(json!({"action": "subscribe", "user_id": "alice"})).await;
     let error = guest.expect_type("error").await;
     assert_eq!(error["code"], "too_many_connections", "{error}");
