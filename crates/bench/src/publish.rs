@@ -464,6 +464,35 @@ mod tests {
     }
 
     #[test]
+    fn compressed_messages_are_counted_by_those_that_are_not_timed_and_read_by_the_others() {
+        let meter = &mut Meter::new();
+        let mut counting = Counter::new(&Spread::Broadcast, Dialect::Bare, ALL_TIMED + 1, 1);
+        assert!(counting.skim(meter) && counting.skim(meter));
+        assert_eq!(counting.ledger.close(3, false), Tally { received: 2, lost: 1, ..Tally::default() });
+        let mut timed = Counter::new(&Spread::Broadcast, Dialect::Bare, ALL_TIMED + 1, 0);
+        assert!(!timed.skim(meter), "it is to be inflated and heard");
+        assert_eq!((timed.ledger.close(0, false), meter.delivered), (Tally::default(), 2));
+    }
+
+    #[test]
+    fn a_slow_reader_does_not_read_until_its_slowness_is_over_and_is_not_timed() {
+        let over = Arc::new(AtomicBool::new(false));
+        let counter = Counter::new(&Spread::Broadcast, Dialect::Bare, 2, 1);
+        let mut slow = Counter { is_slow: true, slowness_is_over: Arc::clone(&over), ..counter };
+        assert!(!slow.reads());
+        over.store(true, Relaxed);
+        assert!(slow.reads());
+        let (live, mut meter, mut template) = (Live::new(), Meter::new(), Template::new(0, Content::Pad));
+        live.measure(0, u64::MAX);
+        meter.begin(&live);
+        slow.hear(template.write(0, 5), 1_000_000, &mut meter, &mut Vec::new());
+        assert_eq!((meter.delivered, meter.measured.len()), (1, 0));
+        slow.is_slow = false;
+        slow.hear(template.write(1, 5), 1_000_000, &mut meter, &mut Vec::new());
+        assert_eq!((meter.delivered, meter.measured.len()), (2, 1), "the others are timed");
+    }
+
+    #[test]
     fn a_message_for_another_user_is_misrouted_and_not_ones_own() {
         let (mut counter, mut meter) = counter(1);
         let mut template = Template::new(0, Content::Pad);
