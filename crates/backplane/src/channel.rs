@@ -22,6 +22,8 @@ pub enum Channel {
     Ack(MessageId),
     /// What one node is told; also how it hears itself.
     Node(NodeId),
+    /// How one node hears itself where crowds are heard.
+    Probe(NodeId),
 }
 
 /// A channel that somebody else's bytes name: what is looked up for each publication, without a copy.
@@ -35,6 +37,7 @@ pub(crate) enum Named<'a> {
     Answer(CallbackId),
     Ack(MessageId),
     Node(&'a [u8]),
+    Probe(&'a [u8]),
 }
 
 impl<'a> Named<'a> {
@@ -52,6 +55,7 @@ impl<'a> Named<'a> {
             (b"answer", Some(bytes)) => Self::Answer(CallbackId::parse(id(bytes)?).ok()?),
             (b"ack", Some(bytes)) => Self::Ack(MessageId::parse(id(bytes)?).ok()?),
             (b"node", Some(id)) => Self::Node(id),
+            (b"probe", Some(id)) => Self::Probe(id),
             _ => return None,
         })
     }
@@ -74,7 +78,7 @@ impl Channel {
             Self::Broadcast => Some(Address::Broadcast),
             Self::User(id) => Some(Address::User(id.clone())),
             Self::Topic(name) => Some(Address::Topic(name.clone())),
-            Self::Presence(_) | Self::Guests | Self::Answer(_) | Self::Ack(_) | Self::Node(_) => None,
+            Self::Presence(_) | Self::Guests | Self::Answer(_) | Self::Ack(_) | Self::Node(_) | Self::Probe(_) => None,
         }
     }
 
@@ -89,6 +93,7 @@ impl Channel {
             Self::Answer(id) => Named::Answer(*id),
             Self::Ack(id) => Named::Ack(*id),
             Self::Node(id) => Named::Node(id.as_str().as_bytes()),
+            Self::Probe(id) => Named::Probe(id.as_str().as_bytes()),
         }
     }
 
@@ -103,6 +108,7 @@ impl Channel {
             Self::Answer(id) => format!("answer:{id}"),
             Self::Ack(id) => format!("ack:{id}"),
             Self::Node(id) => format!("node:{id}"),
+            Self::Probe(id) => format!("probe:{id}"),
         }
     }
 }
@@ -124,6 +130,7 @@ mod tests {
             Channel::Answer(CallbackId::parse(text).unwrap()),
             Channel::Ack(MessageId::parse(text).unwrap()),
             Channel::Node(NodeId::parse("broadcast").unwrap()),
+            Channel::Probe(NodeId::parse("a").unwrap()),
         ];
         for channel in channels {
             assert_eq!(Named::read(channel.name().as_bytes()), Some(channel.named()), "{channel:?}");

@@ -15,13 +15,16 @@ use hashbrown::HashTable;
 use slab::Slab;
 use tokio::sync::{Notify, oneshot};
 
-use crate::channel::{Channel, Named};
+use crate::{
+    audience::{Audience, ByAudience},
+    channel::{Channel, Named},
+};
 
 /// The channels that a node wants.
 #[derive(Debug, Default)]
 pub struct Interest {
     state: Mutex<State>,
-    changed: Notify,
+    changed: ByAudience<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -31,7 +34,7 @@ struct State {
     numbers: HashTable<ChannelNumber>,
     hasher: RandomState,
     /// Channels whose want and subscription may differ; in an order of their own, so that what follows does not depend on chance.
-    dirty: BTreeSet<ChannelNumber>,
+    dirty: ByAudience<BTreeSet<ChannelNumber>>,
     /// Who waits for a channel to be subscribed. Apart, because there are many channels and few who wait.
     confirmations: HashMap<ChannelNumber, Vec<oneshot::Sender<()>>>,
 }
@@ -157,8 +160,8 @@ impl Interest {
         // One name in memory, whoever spelled it.
         let channel = entry.channel.clone();
         if entry.wants == 1 && entry.subscription != Subscription::Present {
-            dirty.insert(number);
-            self.changed.notify_one();
+            dirty.of_mut(channel.audience()).insert(number);
+            self.changed.of(channel.audience()).notify_one();
         }
         drop(state);
         Wanted { interest: Arc::clone(self), channel, number }
@@ -180,15 +183,15 @@ impl Interest {
     }
 
     /// Waits until [`Self::changes`] may have something. Cancellation safe.
-    pub async fn changed(&self) {
-        self.changed.notified().await;
+    pub async fn changed(&self, audience: Audience) {
+        self.changed.of(audience).notified().await;
     }
 
-    /// For a subscriber: what to do next, at most `most` channels of each kind. Everything returned counts as under way until
+    /// For the subscriber of an audience: what to do next, at most `most` channels of each kind. Everything returned counts as under way until
     /// [`Self::subscribed`] or [`Self::unsubscribed`] names it, or [`Self::lost`] is called.
-    pub fn changes(&self, most: usize) -> Changes {
+    pub fn changes(&self, audience: Audience, most: usize) -> Changes {
         let mut state = self.lock();
-        let mut dirty = std::mem::take(&mut state.dirty);
+        let mut dirty = std::mem::take(state.dirty.of_mut(audience));
         let mut changes = Changes::default();
         dirty.retain(|number| {
             let Some(entry) = state.channels.get_mut(number.index()) else { return false };
@@ -209,7 +212,7 @@ impl Interest {
             list.push(entry.channel.clone());
             false
         });
-        state.dirty = dirty;
+        *state.dirty.of_mut(audience) = dirty;
         changes
     }
 
@@ -225,7 +228,7 @@ impl Interest {
                 confirmation.send(()).ok();
             }
             if unwanted {
-                state.dirty.insert(number);
+                state.dirty.of_mut(channel.audience()).insert(number);
             }
         }
         if state.confirmations.is_empty() && state.confirmations.capacity() > KEPT {
@@ -241,7 +244,7 @@ impl Interest {
             let Some((number, entry)) = state.entry(channel) else { continue };
             entry.subscription = Subscription::Absent;
             if entry.wants > 0 {
-                state.dirty.insert(number);
+                state.dirty.of_mut(channel.audience()).insert(number);
             } else {
                 state.forget(number);
             }
@@ -249,14 +252,14 @@ impl Interest {
         self.notify_if_dirty(&state);
     }
 
-    /// For a subscriber: the connection is gone, nothing is subscribed.
-    pub fn lost(&self) {
+    /// For the subscriber of an audience: the connection is gone, nothing of it is subscribed.
+    pub fn lost(&self, audience: Audience) {
         let mut state = self.lock();
         let State { channels, dirty, .. } = &mut *state;
-        for (index, entry) in channels.iter_mut() {
+        for (index, entry) in channels.iter_mut().filter(|(_, entry)| entry.channel.audience() == audience) {
             entry.subscription = Subscription::Absent;
             // What is not wanted is forgotten with the next changes.
-            dirty.insert(ChannelNumber::at(index));
+            dirty.of_mut(audience).insert(ChannelNumber::at(index));
         }
         self.notify_if_dirty(&state);
     }
@@ -266,15 +269,18 @@ impl Interest {
         let Some(entry) = state.channels.get_mut(number.index()) else { return };
         entry.wants -= 1;
         if entry.wants == 0 {
+            let audience = entry.channel.audience();
             state.confirmations.remove(&number);
-            state.dirty.insert(number);
-            self.changed.notify_one();
+            state.dirty.of_mut(audience).insert(number);
+            self.changed.of(audience).notify_one();
         }
     }
 
     fn notify_if_dirty(&self, state: &State) {
-        if !state.dirty.is_empty() {
-            self.changed.notify_one();
+        for audience in Audience::ALL {
+            if !state.dirty.of(audience).is_empty() {
+                self.changed.of(audience).notify_one();
+            }
         }
     }
 
@@ -345,14 +351,14 @@ mod tests {
     fn the_first_wish_subscribes_and_the_last_one_gone_unsubscribes() {
         let interest = Interest::new();
         let (one, two) = (interest.want(&topic("a")), interest.want(&topic("a")));
-        assert_eq!(interest.changes(10), subscribe(vec![topic("a")]));
+        assert_eq!(interest.changes(Audience::Crowd, 10), subscribe(vec![topic("a")]));
         interest.subscribed(&[topic("a")]);
         drop(one);
-        assert_eq!(interest.changes(10), Changes::default());
+        assert_eq!(interest.changes(Audience::Crowd, 10), Changes::default());
         drop(two);
-        assert_eq!(interest.changes(10), unsubscribe(vec![topic("a")]));
+        assert_eq!(interest.changes(Audience::Crowd, 10), unsubscribe(vec![topic("a")]));
         interest.unsubscribed(&[topic("a")]);
-        assert_eq!((interest.changes(10), interest.wanted()), (Changes::default(), 0));
+        assert_eq!((interest.changes(Audience::Crowd, 10), interest.wanted()), (Changes::default(), 0));
     }
 
     #[test]
@@ -361,7 +367,7 @@ mod tests {
         let wanted = interest.want(&topic("a"));
         let mut confirmed = Box::pin(wanted.confirmed());
         assert_eq!(confirmed.as_mut().now_or_never(), None);
-        interest.changes(10);
+        interest.changes(Audience::Crowd, 10);
         assert_eq!(confirmed.as_mut().now_or_never(), None);
         interest.subscribed(&[topic("a")]);
         assert_eq!(confirmed.now_or_never(), Some(()));
@@ -372,14 +378,14 @@ mod tests {
     fn a_wish_taken_back_while_it_is_under_way_is_undone_afterwards() {
         let interest = Interest::new();
         let wanted = interest.want(&topic("a"));
-        interest.changes(10);
+        interest.changes(Audience::Crowd, 10);
         drop(wanted);
-        assert_eq!(interest.changes(10), Changes::default());
+        assert_eq!(interest.changes(Audience::Crowd, 10), Changes::default());
         interest.subscribed(&[topic("a")]);
-        assert_eq!(interest.changes(10), unsubscribe(vec![topic("a")]));
+        assert_eq!(interest.changes(Audience::Crowd, 10), unsubscribe(vec![topic("a")]));
         let wanted = interest.want(&topic("a"));
         interest.unsubscribed(&[topic("a")]);
-        assert_eq!(interest.changes(10), subscribe(vec![topic("a")]));
+        assert_eq!(interest.changes(Audience::Crowd, 10), subscribe(vec![topic("a")]));
         drop(wanted);
     }
 
@@ -388,11 +394,11 @@ mod tests {
         let interest = Interest::new();
         let (_kept, under_way, gone) =
             (interest.want(&topic("a")), interest.want(&topic("b")), interest.want(&topic("c")));
-        interest.changes(10);
+        interest.changes(Audience::Crowd, 10);
         interest.subscribed(&[topic("a"), topic("c")]);
         drop(gone);
-        interest.lost();
-        let mut again = interest.changes(10).subscribe;
+        interest.lost(Audience::Crowd);
+        let mut again = interest.changes(Audience::Crowd, 10).subscribe;
         again.sort_by_key(Channel::name);
         assert_eq!(again, [topic("a"), topic("b")]);
         assert_eq!(under_way.confirmed().now_or_never(), None);
@@ -403,14 +409,14 @@ mod tests {
         let interest = Interest::new();
         let wanted: Vec<_> = (0..25).map(|n| interest.want(&topic(&format!("t{n}")))).collect();
         let sizes: Vec<_> = std::iter::from_fn(|| {
-            let changes = interest.changes(10);
+            let changes = interest.changes(Audience::Crowd, 10);
             interest.subscribed(&changes.subscribe);
             (!changes.is_empty()).then_some(changes.subscribe.len())
         })
         .collect();
         assert_eq!(sizes, [10, 10, 5]);
         drop(wanted);
-        assert_eq!(interest.changes(100).unsubscribe.len(), 25);
+        assert_eq!(interest.changes(Audience::Crowd, 100).unsubscribe.len(), 25);
     }
 
     #[test]
@@ -420,14 +426,14 @@ mod tests {
         let (one, two) = (interest.want(&topic("a")), interest.want(&topic("b")));
         assert_eq!(find(b"topic:a"), Some((one.number(), topic("a"))));
         assert_eq!((find(b"topic:c"), find(b"presence:a")), (None, None));
-        interest.changes(10);
+        interest.changes(Audience::Crowd, 10);
         interest.subscribed(&[topic("a"), topic("b")]);
         let number = one.number();
         drop(one);
         let three = interest.want(&topic("c"));
         assert_ne!(three.number(), number, "it is subscribed as long as nobody says otherwise");
         assert_eq!(interest.number_of(&topic("a")), Some(number));
-        interest.changes(10);
+        interest.changes(Audience::Crowd, 10);
         interest.unsubscribed(&[topic("a")]);
         assert_eq!(interest.number_of(&topic("a")), None);
         let four = interest.want(&topic("d"));
@@ -440,18 +446,31 @@ mod tests {
         let interest = Interest::new();
         for round in 0..3 {
             let wanted: Vec<_> = (0..1000).map(|n| interest.want(&topic(&format!("{round}:{n}")))).collect();
-            let changes = interest.changes(usize::MAX);
+            let changes = interest.changes(Audience::Crowd, usize::MAX);
             interest.subscribed(&changes.subscribe);
             assert!(wanted.iter().all(|wanted| wanted.number().index() < 1000));
             drop(wanted);
             if round == 1 {
-                interest.lost();
-                assert_eq!(interest.changes(usize::MAX), Changes::default());
+                interest.lost(Audience::Crowd);
+                assert_eq!(interest.changes(Audience::Crowd, usize::MAX), Changes::default());
             } else {
-                interest.unsubscribed(&interest.changes(usize::MAX).unsubscribe);
+                interest.unsubscribed(&interest.changes(Audience::Crowd, usize::MAX).unsubscribe);
             }
             let state = interest.lock();
             assert_eq!((state.channels.len(), state.numbers.len()), (0, 0));
         }
+    }
+
+    #[test]
+    fn what_is_for_persons_and_for_crowds_is_reconciled_apart() {
+        let interest = Interest::new();
+        let user = Channel::User(countersign_protocol::UserId::parse("alice").unwrap());
+        let (_crowd, _person) = (interest.want(&topic("a")), interest.want(&user));
+        assert_eq!(interest.changes(Audience::Crowd, 10), subscribe(vec![topic("a")]));
+        assert_eq!(interest.changes(Audience::Person, 10), subscribe(vec![user.clone()]));
+        interest.subscribed(&[topic("a"), user.clone()]);
+        interest.lost(Audience::Person);
+        assert_eq!(interest.changes(Audience::Crowd, 10), Changes::default());
+        assert_eq!(interest.changes(Audience::Person, 10), subscribe(vec![user]));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! A tour, one sentence a file:
 //! - [`channel`]: the pub/sub channels that nodes listen to.
+//! - [`audience`]: who a channel is for, one person or a crowd, which a node hears on connections of their own.
 //! - [`interest`]: which channels a node wants to hear, as state that a subscriber reconciles.
 //! - [`listener`]: the node's ear: what it is told, in order, by one reader.
 //! - [`messages`]: publishing, positions and history.
@@ -19,6 +20,7 @@
 //! Both implementations pass one conformance suite (`tests/conformance`).
 #![forbid(unsafe_code)]
 
+pub mod audience;
 pub mod callbacks;
 pub mod channel;
 pub mod cluster;
@@ -36,6 +38,7 @@ pub mod wire;
 
 use std::time::Duration;
 
+pub use audience::{Audience, ByAudience};
 pub use callbacks::{Callback, Callbacks};
 pub use channel::Channel;
 pub use cluster::{Cluster, Link};

@@ -1,11 +1,12 @@
-//! The node's ear. One reader calls it, in order, and waits for it: what a node cannot take yet stays with the backplane.
+//! The node's ear. One reader for each audience calls it, in order, and waits for it: what a node cannot take yet stays with
+//! the backplane.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use countersign_protocol::{FieldError, Payload, Position};
 
-use crate::{channel::Channel, interest::ChannelNumber};
+use crate::{audience::Audience, channel::Channel, interest::ChannelNumber};
 
 /// What was published to a wanted channel.
 #[derive(Debug, Clone)]
@@ -29,7 +30,7 @@ pub enum Observation {
     CommandFailed(Failure),
     /// The node heard its own probe after this long.
     Probe(Duration),
-    /// A subscriber connection was made; every one but the first is a reconnect.
+    /// A subscriber connection was made, one for each audience; every further one is a reconnect.
     SubscriberConnected,
 }
 
@@ -86,11 +87,11 @@ pub trait Listener: Send + Sync + 'static {
     /// Something that is no message was published to a wanted channel; it goes nowhere.
     fn refused(&self, channel: &Channel, error: &FieldError);
 
-    /// The subscription broke: from now on messages are missed.
-    fn interrupted(&self);
+    /// The subscription of an audience broke: from now on its messages are missed.
+    fn interrupted(&self, audience: Audience);
 
-    /// Every wanted channel is subscribed again.
-    fn resumed(&self);
+    /// Every wanted channel of an audience is subscribed again.
+    fn resumed(&self, audience: Audience);
 
     /// A fact for metrics.
     fn observed(&self, observation: Observation);

@@ -91,7 +91,7 @@ impl Node {
             node: node.clone(),
         });
         Self::start_on(config, |settings, interest, relay| match options {
-            Some(options) => Ok(redis::connect(options, settings, interest, relay)?),
+            Some(options) => Ok(redis::connect(options, settings, &interest, &relay)?),
             None => Ok(Memory::new(settings).node(node, interest, relay)),
         })
     }

@@ -1,10 +1,10 @@
 //! The node's ear: turns what the backplane hears into frames, once per node, and hands them to the hub. Called by one
-//! reader, in order; never blocks.
+//! reader for each audience, in order; never blocks.
 
 use std::{sync::Arc, time::Instant};
 
 use async_trait::async_trait;
-use countersign_backplane::{Channel, ChannelNumber, Heard, Listener, Observation};
+use countersign_backplane::{Audience, Channel, ChannelNumber, Heard, Listener, Observation};
 use countersign_protocol::{Address, CallbackId, Decision, FieldError, MessageId, Payload, Position, notification};
 use tokio::sync::Notify;
 
@@ -56,6 +56,8 @@ impl Relay {
                 }
                 None
             }
+            // The backplane's own.
+            Channel::Probe(_) => None,
             Channel::Guests | Channel::Presence(_) => Some((number, Frame::unrouted(&payload))),
             Channel::Broadcast | Channel::User(_) | Channel::Topic(_) => {
                 if payload.bytes().len() > self.longest {
@@ -111,15 +113,18 @@ impl Listener for Relay {
         }
     }
 
-    fn interrupted(&self) {
-        self.hub.interrupt();
-        tracing::warn!("the subscription is interrupted: messages are missed from now on");
+    fn interrupted(&self, audience: Audience) {
+        self.hub.interrupt(audience);
+        tracing::warn!(
+            audience = audience.as_str(),
+            "the subscription is interrupted: messages are missed from now on"
+        );
     }
 
-    fn resumed(&self) {
+    fn resumed(&self, audience: Audience) {
         // Holes that were filled meanwhile were filled too early.
-        self.hub.interrupt();
-        tracing::info!("the subscription is back");
+        self.hub.interrupt(audience);
+        tracing::info!(audience = audience.as_str(), "the subscription is back");
         self.holes.notify_one();
     }
 
@@ -196,10 +201,10 @@ mod tests {
         let member = hub.enter(Arc::new(Outbox::new(limits, None, Box::new(Nothing))));
         let joining = member.join(&Channel::Broadcast, 10).unwrap();
         joining.complete(&[], None, &std::collections::HashSet::new());
-        relay.interrupted();
+        relay.interrupted(Audience::Crowd);
         hub.release(&Channel::Broadcast, Missed::Gap(Frame::plain("gap"), None));
         assert_eq!(hub.holding(), []);
-        relay.resumed();
+        relay.resumed(Audience::Crowd);
         assert_eq!(hub.holding(), [(Channel::Broadcast, None)], "more was missed after the gap was told");
     }
 }

@@ -11,7 +11,7 @@ use super::{
     Memory,
     store::{EarId, Inbox},
 };
-use crate::{Channel, Heard, Interest, Link, Listener, Observation, wire};
+use crate::{Audience, Channel, Heard, Interest, Link, Listener, Observation, wire};
 
 /// The most messages that are delivered at once.
 const BATCH: usize = 256;
@@ -33,7 +33,7 @@ impl Reader {
     pub(super) async fn run(self) {
         self.stopped.run_until_cancelled(self.read()).await;
         self.memory.lock().remove_ear(self.ear);
-        self.interest.lost();
+        self.lost();
         self.link.send_replace(Link::Down("this node was stopped".to_owned()));
     }
 
@@ -44,10 +44,20 @@ impl Reader {
             self.link.send_replace(Link::Up);
             self.deliver_all(&mut inbox).await;
             self.link.send_replace(Link::Down("the subscription was interrupted".to_owned()));
-            self.listener.interrupted();
-            self.interest.lost();
+            for audience in Audience::ALL {
+                self.listener.interrupted(audience);
+            }
+            self.lost();
             inbox = self.connect().await;
-            self.listener.resumed();
+            for audience in Audience::ALL {
+                self.listener.resumed(audience);
+            }
+        }
+    }
+
+    fn lost(&self) {
+        for audience in Audience::ALL {
+            self.interest.lost(audience);
         }
     }
 
@@ -72,7 +82,8 @@ impl Reader {
                 // there is an end.
                 biased;
                 // A broken line is the inbox's to say, after what is left in it.
-                () = self.interest.changed() => self.reconcile(),
+                () = self.interest.changed(Audience::Person) => self.reconcile(),
+                () = self.interest.changed(Audience::Crowd) => self.reconcile(),
                 whole = inbox.next(&mut batch, BATCH) => {
                     if !whole {
                         return;
@@ -100,14 +111,19 @@ impl Reader {
 
     /// Makes subscribed what is wanted.
     fn reconcile(&self) {
-        loop {
-            let changes = self.interest.changes(CHANGES);
-            if changes.is_empty() || !self.memory.lock().change(self.ear, &changes.subscribe, &changes.unsubscribe) {
-                // Without a line, what is under way stays so until the interruption makes it absent.
-                return;
+        for audience in Audience::ALL {
+            loop {
+                let changes = self.interest.changes(audience, CHANGES);
+                if changes.is_empty() {
+                    break;
+                }
+                if !self.memory.lock().change(self.ear, &changes.subscribe, &changes.unsubscribe) {
+                    // Without a line, what is under way stays so until the interruption makes it absent.
+                    return;
+                }
+                self.interest.subscribed(&changes.subscribe);
+                self.interest.unsubscribed(&changes.unsubscribe);
             }
-            self.interest.subscribed(&changes.subscribe);
-            self.interest.unsubscribed(&changes.unsubscribe);
         }
     }
 }

@@ -17,8 +17,8 @@ use super::{
     store::{QUEUE_BYTES, QUEUE_MESSAGES},
 };
 use crate::{
-    Callbacks, Channel, Cluster, Heard, Heartbeats, HistoryPolicy, Interest, Link, Listener, Messages, Observation,
-    Publication, Receipts, Settings, Wanted,
+    Audience, Callbacks, Channel, Cluster, Heard, Heartbeats, HistoryPolicy, Interest, Link, Listener, Messages,
+    Observation, Publication, Receipts, Settings, Wanted,
     callbacks::{Answerer, Canceller, Confirm, OpenCallback, Swept},
     heartbeats::Heartbeat,
     receipts::OpenReceipt,
@@ -55,11 +55,15 @@ impl Listener for Ear {
     fn refused(&self, _channel: &Channel, _error: &FieldError) {
         self.push([Told::Refused]);
     }
-    fn interrupted(&self) {
-        self.push([Told::Interrupted]);
+    fn interrupted(&self, audience: Audience) {
+        if audience == Audience::Crowd {
+            self.push([Told::Interrupted]);
+        }
     }
-    fn resumed(&self) {
-        self.push([Told::Resumed]);
+    fn resumed(&self, audience: Audience) {
+        if audience == Audience::Crowd {
+            self.push([Told::Resumed]);
+        }
     }
     fn observed(&self, _observation: Observation) {}
 }

@@ -13,7 +13,7 @@ use crate::{Cluster, Link, Result};
 #[async_trait]
 impl Cluster for RedisBackplane {
     fn link(&self) -> watch::Receiver<Link> {
-        self.link.watch()
+        self.links.watch()
     }
 
     async fn announce(&self, node: &NodeId, status: String, ttl: Duration) -> Result<()> {

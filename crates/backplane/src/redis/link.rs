@@ -1,15 +1,51 @@
-//! Whether the node can hear the others, itself included: known from two facts, that its subscriber has every wanted
-//! channel, and that it has lately heard its own probe. The subscriber says when it is ready and when it broke, the probe
-//! says when it is not heard; everybody else watches.
+//! Whether the node can hear the others, itself included: known from two facts for each audience, that its subscriber has
+//! every wanted channel, and that it has lately heard its own probe. The subscriber says when it is ready and when it broke,
+//! the probe says when it is not heard; everybody else watches.
+
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-use crate::Link;
+use crate::{Audience, ByAudience, Link};
 
-/// The state of the link.
+/// The link of the node: up when both of its subscribers hear.
+#[derive(Debug)]
+pub(super) struct Links {
+    link: watch::Sender<Link>,
+    each: Mutex<ByAudience<Link>>,
+}
+
+impl Links {
+    pub(super) fn new() -> Arc<Self> {
+        let down = || Link::Down(NOT_YET.to_owned());
+        Arc::new(Self { link: watch::Sender::new(down()), each: Mutex::new(ByAudience::from_fn(|_| down())) })
+    }
+
+    /// For everybody.
+    pub(super) fn watch(&self) -> watch::Receiver<Link> {
+        self.link.subscribe()
+    }
+
+    /// What is known of one audience now. Whether that is news of the node.
+    fn change(&self, audience: Audience, link: Link) -> bool {
+        let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
+        *each.of_mut(audience) = link;
+        let down = Audience::ALL.into_iter().map(|audience| each.of(audience)).find(|link| !link.is_up());
+        let whole = down.cloned().unwrap_or(Link::Up);
+        // Under the lock, so that nobody sees an older state last.
+        self.link.send_if_modified(|now| {
+            let news = *now != whole;
+            *now = whole;
+            news
+        })
+    }
+}
+
+/// The state of the subscriber of one audience.
 #[derive(Debug)]
 pub(super) struct LinkState {
-    link: watch::Sender<Link>,
+    links: Arc<Links>,
+    audience: Audience,
     /// The subscriber's session that has every wanted channel; 0 when there is none.
     ready: watch::Sender<u64>,
     /// The last session that did not carry a probe.
@@ -19,18 +55,8 @@ pub(super) struct LinkState {
 }
 
 impl LinkState {
-    pub(super) fn new(place: String) -> Self {
-        Self {
-            link: watch::Sender::new(Link::Down(NOT_YET.to_owned())),
-            ready: watch::Sender::new(0),
-            silent: watch::Sender::new(0),
-            place,
-        }
-    }
-
-    /// For everybody.
-    pub(super) fn watch(&self) -> watch::Receiver<Link> {
-        self.link.subscribe()
+    pub(super) fn new(links: Arc<Links>, audience: Audience, place: String) -> Self {
+        Self { links, audience, ready: watch::Sender::new(0), silent: watch::Sender::new(0), place }
     }
 
     /// Which session is ready, and its changes.
@@ -50,7 +76,10 @@ impl LinkState {
 
     /// A probe was heard on the session.
     pub(super) fn heard(&self, session: u64) {
-        if *self.ready.borrow() == session && self.change(Link::Up) {
+        if *self.ready.borrow() == session
+            && self.links.change(self.audience, Link::Up)
+            && self.links.link.borrow().is_up()
+        {
             tracing::info!(redis = self.place, "the node hears itself through Redis");
         }
     }
@@ -69,26 +98,17 @@ impl LinkState {
 
     /// Not up, and why. Logged when that is news.
     pub(super) fn down(&self, reason: &str) {
-        let before = self.link.borrow().clone();
-        if !self.change(Link::Down(reason.to_owned())) {
+        let before = self.links.link.borrow().clone();
+        if !self.links.change(self.audience, Link::Down(reason.to_owned())) {
             return;
         }
+        let audience = self.audience.as_str();
         // Reasons may change with every try; that they do is no news.
         if before.is_up() || before == Link::Down(NOT_YET.to_owned()) {
-            tracing::warn!(redis = self.place, reason, "not connected to Redis; trying again without end");
+            tracing::warn!(redis = self.place, audience, reason, "not connected to Redis; trying again without end");
         } else {
-            tracing::debug!(redis = self.place, reason, "still not connected to Redis");
+            tracing::debug!(redis = self.place, audience, reason, "still not connected to Redis");
         }
-    }
-
-    fn change(&self, link: Link) -> bool {
-        self.link.send_if_modified(|now| {
-            let news = *now != link;
-            if news {
-                *now = link;
-            }
-            news
-        })
     }
 }
 

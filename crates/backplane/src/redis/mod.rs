@@ -65,10 +65,17 @@ pub use options::{OptionsError, RedisOptions};
 pub use tls::TlsFiles;
 
 use self::{
-    inbox::RedisInbox, keys::Keys, lanes::Lanes, link::LinkState, messages::RedisMessages, probe::Probe,
-    replicas::Replicas, subscriber::Subscriber, topology::Topology,
+    inbox::RedisInbox,
+    keys::Keys,
+    lanes::Lanes,
+    link::{LinkState, Links},
+    messages::RedisMessages,
+    probe::Probe,
+    replicas::Replicas,
+    subscriber::Subscriber,
+    topology::Topology,
 };
-use crate::{Channel, Interest, Listener, Settings};
+use crate::{Audience, Channel, Interest, Listener, Settings};
 use countersign_protocol::NodeId;
 
 /// The backplane of nodes that share a Redis.
@@ -77,7 +84,7 @@ pub struct RedisBackplane {
     settings: Settings,
     node: NodeId,
     lanes: Arc<Lanes>,
-    link: Arc<LinkState>,
+    links: Arc<Links>,
     replicas: Option<Replicas>,
     messages: RedisMessages,
     inbox: Arc<RedisInbox>,
@@ -94,8 +101,8 @@ pub struct RedisBackplane {
 pub fn connect(
     options: RedisOptions,
     settings: Settings,
-    interest: Arc<Interest>,
-    listener: Arc<dyn Listener>,
+    interest: &Arc<Interest>,
+    listener: &Arc<dyn Listener>,
 ) -> Result<Arc<RedisBackplane>, OptionsError> {
     options::check_prefix(&settings.prefix)?;
     let topology = Arc::new(options.topology()?);
@@ -114,12 +121,11 @@ pub fn connect(
         Topology::Cluster(_) => Keys::of_cluster(&settings.prefix),
         Topology::Single(_) | Topology::Sentinel(_) => Keys::new(&settings.prefix),
     };
-    let link = Arc::new(LinkState::new(topology.place()));
-    let probe = Arc::new(Probe::new());
+    let links = Links::new();
     if let Topology::Sentinel(sentinels) = &*topology {
         spawn(&tasks, &stop, Arc::clone(sentinels).watch());
     }
-    let lanes = Lanes::start(&topology, Arc::clone(&listener), &tasks, &stop).map_err(unusable)?;
+    let lanes = Lanes::start(&topology, Arc::clone(listener), &tasks, &stop).map_err(unusable)?;
     let replicas = match options.wait_replicas {
         0 => None,
         wanted => Some(Replicas::start(wanted, keys.durability_marks(), Arc::clone(&topology), &tasks, &stop)),
@@ -128,27 +134,36 @@ pub fn connect(
     let messages =
         RedisMessages { keys: keys.clone(), lanes: Arc::clone(&lanes), retention: settings.message_key_retention };
     let inbox = RedisInbox::new(messages.clone(), options.node.clone(), waiting);
-    let own = keys.channel(&Channel::Node(options.node.clone()));
-    let subscriber = Subscriber {
-        tls,
-        topology,
-        keys: keys.clone(),
-        node: options.node.clone(),
-        interest,
-        listener: Arc::clone(&listener),
-        link: Arc::clone(&link),
-        probe: Arc::clone(&probe),
-    };
-    let prober = probe.run(own, Arc::clone(&lanes), Arc::clone(&link), listener);
-    spawn(&tasks, &stop, subscriber.run());
-    spawn(&tasks, &stop, prober);
+    for audience in Audience::ALL {
+        let own = match audience {
+            Audience::Person => Channel::Node(options.node.clone()),
+            Audience::Crowd => Channel::Probe(options.node.clone()),
+        };
+        let link = Arc::new(LinkState::new(Arc::clone(&links), audience, topology.place()));
+        let probe = Arc::new(Probe::new());
+        let prober =
+            Arc::clone(&probe).run(keys.channel(&own), Arc::clone(&lanes), Arc::clone(&link), Arc::clone(listener));
+        let subscriber = Subscriber {
+            audience,
+            tls: tls.clone(),
+            topology: Arc::clone(&topology),
+            keys: keys.clone(),
+            own,
+            interest: Arc::clone(interest),
+            listener: Arc::clone(listener),
+            link,
+            probe,
+        };
+        spawn(&tasks, &stop, subscriber.run());
+        spawn(&tasks, &stop, prober);
+    }
     spawn(&tasks, &stop, checks::run(Arc::clone(&lanes)));
     Ok(Arc::new(RedisBackplane {
         keys,
         settings,
         node: options.node,
         lanes,
-        link,
+        links,
         replicas,
         messages,
         inbox,
@@ -177,7 +192,7 @@ impl fmt::Debug for RedisBackplane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisBackplane")
             .field("settings", &self.settings)
-            .field("link", &*self.link.watch().borrow())
+            .field("link", &*self.links.watch().borrow())
             .finish_non_exhaustive()
     }
 }

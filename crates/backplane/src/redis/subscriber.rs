@@ -1,11 +1,10 @@
-//! The node's ear on Redis: one connection with subscriptions, made again whenever it breaks, without end. It reconciles
+//! The node's ear on Redis for one audience: a connection with subscriptions, made again whenever it breaks, without end. It reconciles
 //! what is wanted with what is subscribed, in batches, beside reading: the reader never waits for Redis, because Redis cuts
 //! slow subscribers. The library's own reconnecting connections are not used: they lose subscriptions.
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use countersign_protocol::NodeId;
 use redis::RedisError;
 use rustls::ClientConfig;
 use tokio::{
@@ -22,14 +21,16 @@ use super::{
     pubsub::{Brought, PubSub, PubSubError},
     topology::Topology,
 };
-use crate::{Channel, ChannelNumber, Heard, Interest, Listener, Observation, interest::Changes, wire};
+use crate::{Audience, Channel, ChannelNumber, Heard, Interest, Listener, Observation, interest::Changes, wire};
 
 /// The supervisor.
 pub(super) struct Subscriber {
+    pub(super) audience: Audience,
     pub(super) tls: Option<Arc<ClientConfig>>,
     pub(super) topology: Arc<Topology>,
     pub(super) keys: Keys,
-    pub(super) node: NodeId,
+    /// Where the node hears itself.
+    pub(super) own: Channel,
     pub(super) interest: Arc<Interest>,
     pub(super) listener: Arc<dyn Listener>,
     pub(super) link: Arc<LinkState>,
@@ -41,7 +42,6 @@ struct Session<'a> {
     owner: &'a Subscriber,
     number: u64,
     connection: PubSub,
-    own: Channel,
     /// What was asked for and is not confirmed yet.
     under_way: Option<UnderWay>,
     ready: bool,
@@ -58,7 +58,7 @@ struct UnderWay {
 impl Subscriber {
     /// Listens, for ever.
     pub(super) async fn run(self) {
-        let own = self.interest.want(&Channel::Node(self.node.clone()));
+        let _own = self.interest.want(&self.own);
         let mut backoff = Backoff::new();
         let mut interrupted = false;
         let mut whereabouts = self.topology.whereabouts();
@@ -69,17 +69,16 @@ impl Subscriber {
                 Err(error) => CommandError::from(error).to_string(),
                 Ok(connection) => {
                     self.listener.observed(Observation::SubscriberConnected);
-                    let own = own.channel().clone();
-                    let session = Session::new(&self, number, connection, own);
+                    let session = Session::new(&self, number, connection);
                     let reason = tokio::select! {
                         reason = session.run(&mut interrupted) => reason,
                         // There nobody publishes any more, though one may hear oneself.
                         () = whereabouts.moved(noted.as_ref()) => "the master is another one now".to_owned(),
                     };
-                    self.interest.lost();
+                    self.interest.lost(self.audience);
                     // Told once, until the next session has told that it has resumed.
                     if !std::mem::replace(&mut interrupted, true) {
-                        self.listener.interrupted();
+                        self.listener.interrupted(self.audience);
                     }
                     reason
                 }
@@ -97,8 +96,8 @@ impl Subscriber {
 }
 
 impl<'a> Session<'a> {
-    fn new(owner: &'a Subscriber, number: u64, connection: PubSub, own: Channel) -> Self {
-        Self { owner, number, connection, own, under_way: None, ready: false }
+    fn new(owner: &'a Subscriber, number: u64, connection: PubSub) -> Self {
+        Self { owner, number, connection, under_way: None, ready: false }
     }
 
     /// Reads and reconciles until the connection breaks; returns why it did.
@@ -107,13 +106,13 @@ impl<'a> Session<'a> {
         let mut silent = owner.link.silent();
         loop {
             if self.under_way.is_none() {
-                let changes = owner.interest.changes(BATCH);
+                let changes = owner.interest.changes(owner.audience, BATCH);
                 if !changes.is_empty() {
                     self.reconcile(changes);
                 } else if !std::mem::replace(&mut self.ready, true) {
                     owner.link.became_ready(self.number);
                     if std::mem::take(interrupted) {
-                        owner.listener.resumed();
+                        owner.listener.resumed(owner.audience);
                     }
                 }
             }
@@ -124,7 +123,7 @@ impl<'a> Session<'a> {
                     Err(error) => return told(error),
                 },
                 // Interest is asked again when this is done; until then it may change as it likes.
-                () = owner.interest.changed(), if late_at.is_none() => {}
+                () = owner.interest.changed(owner.audience), if late_at.is_none() => {}
                 () = async { silent.wait_for(|session| *session == self.number).await.ok(); } => {
                     return "a probe was not heard".to_owned();
                 }
@@ -195,7 +194,7 @@ impl<'a> Session<'a> {
 
     fn heard(&self, published: Published) -> Option<Heard> {
         let Published { channel, number, bytes } = published;
-        if channel == self.own && self.owner.probe.hears(&bytes) {
+        if channel == self.owner.own && self.owner.probe.hears(&bytes) {
             self.owner.link.heard(self.number);
             return None;
         }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use countersign_backplane::{Backplane, Channel, Heard, Interest, Listener, Observation, Settings, Wanted};
+use countersign_backplane::{Audience, Backplane, Channel, Heard, Interest, Listener, Observation, Settings, Wanted};
 use countersign_protocol::{FieldError, NodeId};
 use serde_json::{Value, json};
 use tokio::{
@@ -186,12 +186,16 @@ impl Listener for Recorder {
         self.push([Entry::Refused(channel.clone())]);
     }
 
-    fn interrupted(&self) {
-        self.push([Entry::Interrupted]);
+    fn interrupted(&self, audience: Audience) {
+        if audience == Audience::Crowd {
+            self.push([Entry::Interrupted]);
+        }
     }
 
-    fn resumed(&self) {
-        self.push([Entry::Resumed]);
+    fn resumed(&self, audience: Audience) {
+        if audience == Audience::Crowd {
+            self.push([Entry::Resumed]);
+        }
     }
 
     fn observed(&self, _observation: Observation) {}

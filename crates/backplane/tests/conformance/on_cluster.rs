@@ -55,7 +55,7 @@ impl Fixture for OnCluster {
 
     async fn connect(&self, node: NodeId, interest: Arc<Interest>, listener: Arc<dyn Listener>) -> Arc<dyn Backplane> {
         let options = RedisOptions::new(&self.cluster.url(), node);
-        let node = connect(options, self.settings.clone(), interest, listener).expect("the options are right");
+        let node = connect(options, self.settings.clone(), &interest, &listener).expect("the options are right");
         // A bare PUBLISH takes another way while its master is still being connected; a sweep needs all of them.
         eventually("every master answers", || async { Callbacks::sweep(&*node).await.ok() }).await;
         node

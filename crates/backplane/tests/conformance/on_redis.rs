@@ -39,7 +39,7 @@ impl Fixture for OnRedis {
 
     async fn connect(&self, node: NodeId, interest: Arc<Interest>, listener: Arc<dyn Listener>) -> Arc<dyn Backplane> {
         let options = RedisOptions::new(&self.server.url_with_few_rights(), node);
-        connect(options, self.settings.clone(), interest, listener).expect("the options are right")
+        connect(options, self.settings.clone(), &interest, &listener).expect("the options are right")
     }
 
     async fn publish_raw(&self, channel: &Channel, bytes: &[u8]) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use countersign_backplane::{
-    BackplaneError, Callbacks, Channel, Cluster, HistoryPolicy, Messages, Observation, Publication, Settings,
+    Audience, BackplaneError, Callbacks, Channel, Cluster, HistoryPolicy, Messages, Observation, Publication, Settings,
     callbacks::{Answerer, Canceller, Confirm, Confirmed, Withdrawn},
 };
 use countersign_protocol::{Address, Answer, CallbackId, Payload, Status, TopicName, ids::IdempotencyKey};
@@ -73,7 +73,7 @@ async fn a_node_outlives_its_redis_and_hears_every_channel_again() {
     }
     let memory = node.ear.memory();
     assert_eq!((memory.interrupted, memory.resumed, memory.refused), (2, 2, 0));
-    assert_eq!(memory.connected, 3, "every connection was counted");
+    assert_eq!(memory.connected, 6, "every connection of both audiences was counted");
 }
 
 #[tokio::test]
@@ -84,12 +84,54 @@ async fn a_cut_subscriber_comes_back_with_all_channels() {
     let _wanted = [node.hear(topic("a")).await, node.hear(Channel::Broadcast).await, node.hear(topic("c")).await];
     for round in 1..=5 {
         let killed: u64 = client.ask("CLIENT KILL TYPE pubsub").await;
-        assert_eq!(killed, 1);
+        assert!(killed >= 1, "that for crowds, and that for persons unless it is still on its way back");
         node.ear.until("the resumption", |memory| memory.resumed == round).await;
         let counts: Vec<(String, u64)> = client.ask("PUBSUB NUMSUB cs:topic:a cs:broadcast cs:topic:c").await;
         assert!(counts.iter().all(|(_, count)| *count == 1), "{counts:?}");
         assert_eq!(node.ear.memory().interrupted, round);
     }
+    node.until_link(true).await;
+}
+
+/// The address of a user, and what is said to it.
+fn personal(text: &str) -> Publication {
+    let address = Address::User(user("alice"));
+    Publication { address, message: message(text), history: HistoryPolicy { size: 0, ttl: Duration::ZERO }, key: None }
+}
+
+#[tokio::test]
+async fn a_person_does_not_wait_behind_a_crowd() {
+    let server = Server::start();
+    let node = Node::up(&server.url(), Settings::default()).await;
+    let alice = Channel::User(user("alice"));
+    let _wanted = [node.hear(topic("a")).await, node.hear(alice.clone()).await];
+    node.ear.busy_with_a_crowd.send_replace(true);
+    node.publish(publication("a", "to everybody", 0)).await.unwrap();
+    node.publish(personal("to alice")).await.unwrap();
+    let memory = node.ear.until("the person's message", |memory| !memory.on(&alice).is_empty()).await;
+    assert!(memory.on(&topic("a")).is_empty(), "nobody has taken it yet");
+    node.ear.busy_with_a_crowd.send_replace(false);
+    node.ear.until("the crowd's message", |memory| !memory.on(&topic("a")).is_empty()).await;
+}
+
+#[tokio::test]
+async fn what_cuts_off_a_crowd_cuts_off_no_person() {
+    let server = Server::start();
+    let node = Node::up(&server.url(), Settings::default()).await;
+    let mut client = server.client().await;
+    let alice = Channel::User(user("alice"));
+    let _wanted = [node.hear(topic("a")).await, node.hear(topic("b")).await, node.hear(alice.clone()).await];
+    // The node's own channel, and two topics; the other has the node's own, and one user.
+    let list: String = client.ask("CLIENT LIST TYPE pubsub").await;
+    let crowd = list.lines().find(|line| line.contains(" sub=3 ")).expect("a connection with three channels");
+    let id = crowd.split(' ').find_map(|field| field.strip_prefix("id=")).expect("it has an id");
+    let killed: u64 = client.ask(&format!("CLIENT KILL ID {id}")).await;
+    assert_eq!(killed, 1);
+    node.ear.until("the interruption", |memory| memory.interrupted == 1).await;
+    node.publish(personal("to alice")).await.unwrap();
+    let memory = node.ear.until("the person's message", |memory| !memory.on(&alice).is_empty()).await;
+    assert_eq!(memory.interruptions, [Audience::Crowd]);
+    node.ear.until("the resumption", |memory| memory.resumed == 1).await;
     node.until_link(true).await;
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use countersign_backplane::{
-    Channel, Cluster, Heard, Interest, Link, Listener, Observation, Settings, Wanted,
+    Audience, Channel, Cluster, Heard, Interest, Link, Listener, Observation, Settings, Wanted,
     callbacks::OpenCallback,
     listener::Failure,
     redis::{RedisBackplane, RedisOptions, connect},
@@ -16,7 +16,10 @@ use countersign_backplane::{
 use countersign_protocol::{
     CallbackId, FieldError, NodeId, OnTimeout, Partition, TaskId, TopicName, UserId, ids::IdempotencyKey,
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
 
 /// How long a condition may take to come true.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -44,7 +47,7 @@ impl Node {
     pub(crate) fn with(options: RedisOptions, settings: Settings) -> Self {
         let (interest, ear) = (Interest::new(), Arc::new(Ear::default()));
         let listener = Arc::clone(&ear) as Arc<dyn Listener>;
-        let backplane = connect(options, settings, Arc::clone(&interest), listener).unwrap();
+        let backplane = connect(options, settings, &interest, &listener).unwrap();
         Self { interest, ear, backplane }
     }
 
@@ -74,21 +77,28 @@ impl Node {
 
 /// A listener that remembers everything.
 #[derive(Default)]
-pub(crate) struct Ear(Mutex<Memory>);
+pub(crate) struct Ear {
+    memory: Mutex<Memory>,
+    /// What is said to a crowd is not taken as long as this is so.
+    pub(crate) busy_with_a_crowd: watch::Sender<bool>,
+}
 
 #[derive(Default, Clone)]
 pub(crate) struct Memory {
     pub(crate) heard: Vec<Heard>,
     pub(crate) refused: usize,
+    /// Of a crowd.
     pub(crate) interrupted: usize,
+    /// Of a crowd.
     pub(crate) resumed: usize,
+    pub(crate) interruptions: Vec<Audience>,
     pub(crate) connected: usize,
     pub(crate) observations: Vec<Observation>,
 }
 
 impl Ear {
     pub(crate) fn memory(&self) -> Memory {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Waits until what was heard is so.
@@ -97,7 +107,7 @@ impl Ear {
     }
 
     fn note(&self, note: impl FnOnce(&mut Memory)) {
-        note(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        note(&mut self.memory.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -118,6 +128,9 @@ impl Memory {
 #[async_trait::async_trait]
 impl Listener for Ear {
     async fn heard(&self, batch: Vec<Heard>) {
+        if batch.iter().any(|heard| heard.channel.audience() == Audience::Crowd) {
+            self.busy_with_a_crowd.subscribe().wait_for(|busy| !busy).await.ok();
+        }
         self.note(|memory| memory.heard.extend(batch));
     }
 
@@ -125,12 +138,15 @@ impl Listener for Ear {
         self.note(|memory| memory.refused += 1);
     }
 
-    fn interrupted(&self) {
-        self.note(|memory| memory.interrupted += 1);
+    fn interrupted(&self, audience: Audience) {
+        self.note(|memory| {
+            memory.interrupted += usize::from(audience == Audience::Crowd);
+            memory.interruptions.push(audience);
+        });
     }
 
-    fn resumed(&self) {
-        self.note(|memory| memory.resumed += 1);
+    fn resumed(&self, audience: Audience) {
+        self.note(|memory| memory.resumed += usize::from(audience == Audience::Crowd));
     }
 
     fn observed(&self, observation: Observation) {

@@ -25,7 +25,7 @@ use std::{
     },
 };
 
-use countersign_backplane::{Channel, ChannelNumber, Interest, Wanted};
+use countersign_backplane::{Audience, ByAudience, Channel, ChannelNumber, Interest, Wanted};
 use countersign_protocol::{CallbackId, Position, close};
 use slab::Slab;
 
@@ -49,8 +49,8 @@ pub(crate) struct Hub {
 struct State {
     connections: Slab<Connected>,
     rooms: Rooms,
-    /// How often the subscription broke or came back.
-    interruptions: u64,
+    /// How often the subscription of an audience broke or came back.
+    interruptions: ByAudience<u64>,
 }
 
 #[derive(Debug)]
@@ -124,16 +124,17 @@ impl Hub {
         }
     }
 
-    /// The subscription is interrupted, or was until now: every address, and who joins and leaves it, holds back what follows
-    /// until [`Self::release`]. Told at both ends, because whoever fills holes can do so before the interruption is over.
-    pub(crate) fn interrupt(&self) {
+    /// The subscription of an audience is interrupted, or was until now: every address of it, and who joins and leaves it,
+    /// holds back what follows until [`Self::release`]. Told at both ends, because whoever fills holes can do so before the
+    /// interruption is over.
+    pub(crate) fn interrupt(&self, audience: Audience) {
         let mut state = self.lock();
-        state.interruptions += 1;
+        *state.interruptions.of_mut(audience) += 1;
         #[cfg(test)]
         if crate::simulation::Flaw::IgnoresInterruptions.is_made() {
             return;
         }
-        for room in state.rooms.iter_mut() {
+        for room in state.rooms.iter_mut().filter(|room| room.channel().audience() == audience) {
             // Who is still joining reads after this, or does not join.
             let fillable = room.channel().address().is_some() || matches!(room.channel(), Channel::Presence(_));
             if fillable && room.is_live() {
@@ -262,7 +263,7 @@ impl Membership {
     pub(crate) fn join(&self, channel: &Channel, most: usize) -> Result<Joining, NotJoined> {
         let mut state = self.hub.lock();
         let State { connections, rooms, interruptions } = &mut *state;
-        let interruptions = AtomicU64::new(*interruptions);
+        let interruptions = AtomicU64::new(*interruptions.of(channel.audience()));
         let connected = connections.get_mut(self.connection).expect("a membership's connection is in the hub");
         let number = self.hub.interest.number_of(channel);
         if number.is_some_and(|number| connected.joined.place_in(number).is_some()) {
@@ -292,7 +293,7 @@ impl Membership {
         let (room, place) = self.in_room(&mut state, channel)?;
         room.members.get_mut(place)?.hold_back();
         let wanted = self.hub.interest.want(channel);
-        let interruptions = AtomicU64::new(state.interruptions);
+        let interruptions = AtomicU64::new(*state.interruptions.of(channel.audience()));
         Some(Joining {
             hub: Arc::clone(&self.hub),
             connection: self.connection,
@@ -347,7 +348,7 @@ impl Joining {
     /// subscription before, and is part of it.
     pub(crate) fn reads(&self) {
         let mut state = self.hub.lock();
-        self.interruptions.store(state.interruptions, Ordering::Relaxed);
+        self.interruptions.store(*state.interruptions.of(self.wanted.channel().audience()), Ordering::Relaxed);
         if let Some((room, place)) = state.member(self.wanted.number(), self.connection)
             && let Some(member) = room.members.get_mut(place)
         {
@@ -362,7 +363,8 @@ impl Joining {
     pub(crate) fn complete(mut self, first: &[Frame], position: Option<&Position>, known: &HashSet<CallbackId>) {
         self.completed = true;
         let mut state = self.hub.lock();
-        let overtaken = state.interruptions != self.interruptions.load(Ordering::Relaxed);
+        let interruptions = *state.interruptions.of(self.wanted.channel().audience());
+        let overtaken = interruptions != self.interruptions.load(Ordering::Relaxed);
         let Some((room, place)) = state.member(self.wanted.number(), self.connection) else { return };
         let Some(member) = room.members.get_mut(place) else { return };
         if overtaken {

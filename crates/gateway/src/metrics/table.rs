@@ -120,6 +120,6 @@ pub const TABLE: &[(&str, &str, &str)] = &[
     (
         "countersign_subscriber_connects_total",
         "counter",
-        "Subscriber connections made; every one but the first is a reconnect. Rises steadily: Redis cuts the subscriber (output buffer) or the network does.",
+        "Subscriber connections made, one for persons and one for crowds; every further one is a reconnect. Rises steadily: Redis cuts the subscriber (output buffer) or the network does.",
     ),
 ];

@@ -11,8 +11,8 @@ use std::{
 
 use async_trait::async_trait;
 use countersign_backplane::{
-    BackplaneError, Callback, Callbacks, Channel, Cluster, Connections, Doors, Heard, Heartbeats, History, Inbox, Link,
-    Listener, Messages, Observation, Presence, Publication, Receipts, Result,
+    Audience, BackplaneError, Callback, Callbacks, Channel, Cluster, Connections, Doors, Heard, Heartbeats, History,
+    Inbox, Link, Listener, Messages, Observation, Presence, Publication, Receipts, Result,
     callbacks::{
         Answerer, CancelledTask, Canceller, Confirm, Confirmed, Cursor, OpenCallback, Opened, Swept, TaskState,
         Withdrawn,
@@ -301,14 +301,14 @@ impl Listener for Ear {
         self.relay.refused(channel, error);
     }
 
-    fn interrupted(&self) {
-        self.weather.chronicle.event(format_args!("{} is interrupted", self.node));
-        self.relay.interrupted();
+    fn interrupted(&self, audience: Audience) {
+        self.weather.chronicle.event(format_args!("{} is interrupted for a {}", self.node, audience.as_str()));
+        self.relay.interrupted(audience);
     }
 
-    fn resumed(&self) {
-        self.weather.chronicle.event(format_args!("{} hears again", self.node));
-        self.relay.resumed();
+    fn resumed(&self, audience: Audience) {
+        self.weather.chronicle.event(format_args!("{} hears again for a {}", self.node, audience.as_str()));
+        self.relay.resumed(audience);
     }
 
     fn observed(&self, observation: Observation) {
