@@ -1,7 +1,7 @@
 //! For tests alone: a server that sends every message back over the very lines that clients of the gateway have, without a
 //! greeting, so that a testsuite of the protocol can be held against them.
 
-use std::time::Duration;
+use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use axum::{body::Body, http::Request, response::Response};
 use futures_util::future::BoxFuture;
@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use countersign_ws::{Limits, Opcode, frame};
 
 use crate::{
-    connection::{Agenda, End, Line, Said, Talk},
+    connection::{Agenda, End, Line, Said, Talk, Talking},
     hub::{Frame, Outbox, OutboxLimits, WhenFull},
     transport::{Socket, Upgrade},
 };
@@ -46,14 +46,14 @@ fn answer(request: Request<hyper::body::Incoming>, compression: bool) -> Respons
 async fn converse(socket: Socket) {
     let writes = OutboxLimits { bytes: 4 * LONGEST, frames: usize::MAX, when_full: WhenFull::Close };
     let mut line = Line::new(socket, Limits::new(LONGEST).with_fragments(FRAGMENTS), writes, Agenda::none());
-    let outbox = std::sync::Arc::clone(line.outbox());
-    let end = line.serve(&Echo(&outbox)).await;
+    let mut talking = Talking::Listens(Echo(Arc::clone(line.outbox())));
+    let end = poll_fn(|cx| line.poll_serve(cx, &mut talking, || Duration::ZERO)).await;
     line.end(end).await;
 }
 
-struct Echo<'a>(&'a Outbox);
+struct Echo(Arc<Outbox>);
 
-impl Talk for Echo<'_> {
+impl Talk for Echo {
     type Action = ();
 
     fn hear(&self, said: Said<'_>) -> Result<Option<()>, End> {
@@ -64,13 +64,9 @@ impl Talk for Echo<'_> {
         Ok(None)
     }
 
-    fn perform(&self, (): ()) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
+    fn perform(self, (): ()) -> BoxFuture<'static, Self> {
+        Box::pin(std::future::ready(self))
     }
 
     fn ponged_after(&self, _: Duration) {}
-
-    fn leaves_within(&self) -> Duration {
-        Duration::ZERO
-    }
 }

@@ -9,7 +9,13 @@ mod line;
 mod pulse;
 mod reader;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 pub(crate) use agenda::Agenda;
 use countersign_protocol::{
@@ -18,9 +24,10 @@ use countersign_protocol::{
 };
 use countersign_ws::Limits;
 use futures_util::{FutureExt, future::BoxFuture};
-pub(crate) use line::{End, Line, Talk};
+pub(crate) use line::{End, Line, Talk, Talking};
 pub(crate) use reader::Said;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use uuid::Uuid;
 
 use crate::{
@@ -38,23 +45,53 @@ pub(crate) struct Connection {
     line: Line,
     session: Session,
     /// One connection less for the others.
-    _place: OwnedSemaphorePermit,
+    place: OwnedSemaphorePermit,
+    /// The node waits for it when it ends.
+    serving: TaskTrackerToken,
+}
+
+/// A connection that is live, until it has ended. To be a task of its own: it lasts, and has nothing of what the beginning
+/// needed. A future by hand, because it is the memory of an idle connection: the compiler keeps what is moved into its own twice.
+#[allow(clippy::large_enum_variant, reason = "nearly all of its life it is the large one")]
+pub(crate) enum Live {
+    /// The client is served.
+    Served(Served),
+    /// The goodbye. Boxed: room for it is not kept for as long as the connection lasts.
+    Ending(BoxFuture<'static, ()>),
+    /// Over.
+    Over,
+}
+
+/// See [`Live`].
+pub(crate) struct Served {
+    node: Arc<Node>,
+    line: Line,
+    talking: Talking<Session>,
+    place: OwnedSemaphorePermit,
+    serving: TaskTrackerToken,
 }
 
 impl Connection {
     /// A connection in the hub, in no room yet.
-    pub(crate) fn new(node: Arc<Node>, socket: Socket, place: OwnedSemaphorePermit, identity: &Identity) -> Self {
+    pub(crate) fn new(
+        node: Arc<Node>,
+        socket: Socket,
+        place: OwnedSemaphorePermit,
+        serving: TaskTrackerToken,
+        identity: &Identity,
+    ) -> Self {
         let writes = OutboxLimits {
             bytes: node.config.outbox_bytes,
             frames: node.config.outbox_frames,
             when_full: node.config.slow_consumer.into(),
         };
-        let agenda = Agenda::new(node.config.ping_interval, node.config.ping_timeout, identity.expires_at);
+        let agenda =
+            Agenda::new(&node.alarms, node.config.ping_interval, node.config.ping_timeout, identity.expires_at);
         let line = Line::new(socket, Limits::new(node.config.max_message_bytes), writes, agenda);
         let id = ConnectionId::parse(&Uuid::new_v4().to_string()).expect("a UUID is a name");
         let membership = node.hub.enter(Arc::clone(line.outbox()));
         let session = Session::new(Arc::clone(&node), id, identity.user.clone(), membership);
-        Self { line, session, _place: place, node }
+        Self { node, line, session, place, serving }
     }
 
     /// Says `connected` and what the client has to know first; the connection is live afterwards, if there is one.
@@ -72,35 +109,60 @@ impl Connection {
         Some(self)
     }
 
-    /// Serves the client until one of the two ends it. To be a task of its own: it lasts, and has nothing of what the beginning
-    /// needed.
-    pub(crate) async fn run(mut self: Box<Self>) {
-        let metrics = Arc::clone(&self.node.metrics);
-        metrics.connections.inc();
-        if self.node.shutdown.is_draining() {
+    /// Serves the client until one of the two ends it.
+    pub(crate) fn run(self) -> Live {
+        let Self { node, mut line, session, place, serving } = self;
+        node.metrics.connections.inc();
+        if node.shutdown.is_draining() {
             // The others were told before this one came.
-            self.line.leave_within(self.node.shutdown.spread());
+            line.leave_within(node.shutdown.spread());
         }
-        let end = self.line.serve(&self.session).await;
+        Live::Served(Served { node, line, talking: Talking::Listens(session), place, serving })
+    }
+}
+
+impl Future for Live {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match &mut *self {
+                Self::Served(Served { node, line, talking, .. }) => {
+                    let end = ready!(line.poll_serve(cx, talking, || node.shutdown.spread()));
+                    if let Self::Served(served) = mem::replace(&mut *self, Self::Over) {
+                        *self = Self::Ending(served.end(end).boxed());
+                    }
+                }
+                Self::Ending(goodbye) => {
+                    ready!(goodbye.as_mut().poll(cx));
+                    *self = Self::Over;
+                }
+                Self::Over => return Poll::Ready(()),
+            }
+        }
+    }
+}
+
+impl Served {
+    async fn end(self, end: End) {
+        let Self { node, line, talking, place, serving } = self;
+        let metrics = &node.metrics;
         metrics.connections.dec();
-        metrics.dropped(self.line.outbox().take_dropped());
+        metrics.dropped(line.outbox().take_dropped());
         match end {
             End::Close(close::SLOW) => metrics.slow_consumer(),
             End::Close(close::PING_TIMEOUT) => metrics.ping_timeout(),
             End::Broken(frames) => metrics.not_written(frames),
             _ => {}
         }
-        tracing::debug!(connection = %self.session.id, ?end, "ending");
-        // Boxed: room for a goodbye is not kept for as long as the connection lasts.
-        self.finish(end).boxed().await;
-    }
-
-    async fn finish(self: Box<Self>, end: End) {
-        let Self { line, session, _place: place, .. } = *self;
+        if let Talking::Listens(session) = &talking {
+            tracing::debug!(connection = %session.id, ?end, "ending");
+        }
         // It hears nothing more, so it is nobody's member any longer.
-        drop(session);
+        drop(talking);
         line.end(end).await;
         drop(place);
+        drop(serving);
     }
 }
 
@@ -118,15 +180,15 @@ impl Talk for Session {
         Ok(self.perform_at_once(Incoming::parse(said.text()?)))
     }
 
-    fn perform(&self, action: Incoming) -> BoxFuture<'_, ()> {
-        self.perform(action).boxed()
+    fn perform(self, action: Incoming) -> BoxFuture<'static, Self> {
+        async move {
+            Self::perform(&self, action).await;
+            self
+        }
+        .boxed()
     }
 
     fn ponged_after(&self, took: Duration) {
         self.node.metrics.pong(took);
-    }
-
-    fn leaves_within(&self) -> Duration {
-        self.node.shutdown.spread()
     }
 }

@@ -10,6 +10,7 @@
 //! - `server`: the listener and the limits of HTTP.
 //! - `http`: reads requests and shapes replies.
 //! - `transport`: from a request to a WebSocket.
+//! - `alarms`: when connections want to be woken.
 //! - `wire`: the socket under a connection.
 //! - `connection`: one WebSocket, one owner, one loop.
 //! - `conformance`: an echo over the same connections, for the testsuite of the protocol.
@@ -38,6 +39,7 @@
 //! - [`error`]: what can go wrong with a request, and what to do next.
 #![forbid(unsafe_code)]
 
+mod alarms;
 pub mod auth;
 mod callbacks;
 mod catch_up;

@@ -16,6 +16,7 @@ use secrecy::ExposeSecret;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::{
+    alarms::Alarms,
     auth::{Clients, Producers},
     callbacks, catch_up,
     config::{Config, ConfigError},
@@ -46,6 +47,7 @@ pub(crate) struct Node {
     pub(crate) registry: Arc<Registry>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) shutdown: Shutdown,
+    pub(crate) alarms: Arc<Alarms>,
     /// Told when there are holes to be filled.
     pub(crate) holes: Arc<Notify>,
     /// A permit for each connection that may still come.
@@ -139,11 +141,13 @@ impl Node {
             registry,
             metrics,
             shutdown: Shutdown::default(),
+            alarms: Alarms::new(),
             holes,
             started: Instant::now(),
             config,
         });
         let background = &node.shutdown.background;
+        background.spawn(ring(Arc::clone(&node)));
         background.spawn(callbacks::sweep(Arc::clone(&node)));
         background.spawn(catch_up::catch_up(Arc::clone(&node)));
         background.spawn(status::announce(Arc::clone(&node)));
@@ -168,6 +172,11 @@ impl Node {
     pub(crate) fn history_of(&self, address: &Address) -> HistoryPolicy {
         HistoryPolicy { size: self.config.history.size_of(address), ttl: self.config.history_ttl }
     }
+}
+
+/// Rings connections' alarms until the node stops.
+async fn ring(node: Arc<Node>) {
+    node.alarms.ring(node.shutdown.stopped()).await;
 }
 
 /// Tasks that write one message to many connections.

@@ -19,10 +19,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-use crate::{
-    http::Problem,
-    wire::{self, Ear, Mouth},
-};
+use crate::{http::Problem, wire::Wire};
 
 /// A request that asks for a WebSocket, and may.
 pub(crate) struct Upgrade {
@@ -33,8 +30,7 @@ pub(crate) struct Upgrade {
 
 /// A WebSocket of which nothing is read or written yet.
 pub(crate) struct Socket {
-    pub(crate) ear: Ear,
-    pub(crate) mouth: Mouth,
+    pub(crate) wire: Wire,
     /// What the client sent right behind its request.
     pub(crate) early: Vec<u8>,
     /// What was agreed about compression.
@@ -90,20 +86,14 @@ impl Socket {
     fn of(upgraded: Upgraded, compression: Option<Agreed>) -> Self {
         match upgraded.downcast::<TokioIo<TcpStream>>() {
             // Copied: the server's buffer is much larger and would live as long as these bytes.
-            Ok(parts) => {
-                let (ear, mouth) = wire::of_tcp(parts.io.into_inner());
-                Self { ear, mouth, early: parts.read_buf.to_vec(), compression }
-            }
-            Err(upgraded) => {
-                let (ear, mouth) = through_a_pair(upgraded);
-                Self { ear, mouth, early: Vec::new(), compression }
-            }
+            Ok(parts) => Self { wire: Wire::Tcp(parts.io.into_inner()), early: parts.read_buf.to_vec(), compression },
+            Err(upgraded) => Self { wire: through_a_pair(upgraded), early: Vec::new(), compression },
         }
     }
 }
 
 /// One end of a pair; a task copies between the other and what is not ours.
-fn through_a_pair(upgraded: Upgraded) -> (Ear, Mouth) {
+fn through_a_pair(upgraded: Upgraded) -> Wire {
     let (ours, mut theirs) = UnixStream::pair().expect("two more file descriptors");
     tokio::spawn(async move {
         let mut upgraded = TokioIo::new(upgraded);
@@ -113,5 +103,5 @@ fn through_a_pair(upgraded: Upgraded) -> (Ear, Mouth) {
         // The peer hears the end, whoever made it.
         upgraded.shutdown().await.ok();
     });
-    wire::of_pair(ours)
+    Wire::Pair(ours)
 }

@@ -1,86 +1,103 @@
-//! The socket under a connection, in two halves: the ear belongs to the connection's task, the mouth is shared with whoever
-//! writes to it, and neither ever blocks.
+//! The socket under a connection. It belongs to the connection's outbox: the connection's task reads from it, whoever fans
+//! messages out writes to it, and neither ever blocks.
 
 use std::{
-    io,
-    pin::Pin,
+    fmt,
+    io::{self, Read},
     task::{Context, Poll, ready},
 };
 
+use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, ReadBuf},
-    net::{TcpStream, UnixStream, tcp, unix},
+    io::Interest,
+    net::{TcpStream, UnixStream},
 };
 
-use crate::hub::Sink;
-
-/// What the client says.
-#[derive(Debug)]
-pub(crate) enum Ear {
+/// See the module.
+pub(crate) enum Wire {
     /// Of a connection from the network, as nearly all are.
-    Tcp(tcp::OwnedReadHalf),
-    /// Of one end of a pair, where the other belongs to a server that is not ours, such as one with TLS.
-    Pair(unix::OwnedReadHalf),
+    Tcp(TcpStream),
+    /// One end of a pair, where the other belongs to a server that is not ours, such as one with TLS.
+    Pair(UnixStream),
     /// In the simulation.
     #[cfg(test)]
-    Simulated(crate::simulation::ServerEar),
-}
-
-/// What the client is told.
-#[derive(Debug)]
-pub(crate) enum Mouth {
-    /// As [`Ear::Tcp`].
-    Tcp(tcp::OwnedWriteHalf),
-    /// As [`Ear::Pair`].
-    Pair(unix::OwnedWriteHalf),
-    /// In the simulation.
+    Simulated(crate::simulation::ServerEnd),
+    /// That takes as much as a test says.
     #[cfg(test)]
-    Simulated(crate::simulation::ServerMouth),
+    Made(Box<dyn crate::hub::Sink>),
 }
 
-/// Both halves of a connection from the network.
-pub(crate) fn of_tcp(stream: TcpStream) -> (Ear, Mouth) {
-    let (ear, mouth) = stream.into_split();
-    (Ear::Tcp(ear), Mouth::Tcp(mouth))
+/// The same for both kinds of streams, which share no trait.
+macro_rules! poll_read {
+    ($stream:expr, $cx:expr, $buffer:expr) => {
+        loop {
+            ready!($stream.poll_read_ready($cx))?;
+            let mut read = None;
+            let tried = $stream.try_io(Interest::READABLE, || match (&*SockRef::from($stream)).read($buffer)? {
+                // There was no more: the next read would block, and need not be made to learn that.
+                bytes if 0 < bytes && bytes < $buffer.len() => {
+                    read = Some(bytes);
+                    Err(io::ErrorKind::WouldBlock.into())
+                }
+                bytes => Ok(bytes),
+            });
+            match (read, tried) {
+                (Some(bytes), _) => return Poll::Ready(Ok(bytes)),
+                (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+                (None, Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                (None, tried) => return Poll::Ready(tried),
+            }
+        }
+    };
 }
 
-/// Both halves of one end of a pair.
-pub(crate) fn of_pair(stream: UnixStream) -> (Ear, Mouth) {
-    let (ear, mouth) = stream.into_split();
-    (Ear::Pair(ear), Mouth::Pair(mouth))
-}
-
-impl Ear {
+impl Wire {
     /// Reads what is there, in one call of the system; 0 at the end. Wakes the task when there is something, else.
-    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        let mut buffer = ReadBuf::new(buffer);
-        let read = match self {
-            Self::Tcp(half) => Pin::new(half).poll_read(cx, &mut buffer),
-            Self::Pair(half) => Pin::new(half).poll_read(cx, &mut buffer),
+    pub(crate) fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(stream) => poll_read!(stream, cx, buffer),
+            Self::Pair(stream) => poll_read!(stream, cx, buffer),
             #[cfg(test)]
-            Self::Simulated(ear) => ear.poll_read(cx, &mut buffer),
-        };
-        ready!(read)?;
-        Poll::Ready(Ok(buffer.filled().len()))
+            Self::Simulated(end) => end.poll_read(cx, buffer),
+            #[cfg(test)]
+            Self::Made(_) => Poll::Pending,
+        }
+    }
+
+    /// Writes what fits; `WouldBlock` when nothing does.
+    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_write(bytes),
+            Self::Pair(stream) => stream.try_write(bytes),
+            #[cfg(test)]
+            Self::Simulated(end) => end.try_write(bytes),
+            #[cfg(test)]
+            Self::Made(sink) => sink.try_write(bytes),
+        }
+    }
+
+    /// Whether it may be worth trying again after `WouldBlock`; wakes the task otherwise, when it is.
+    pub(crate) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => stream.poll_write_ready(cx),
+            Self::Pair(stream) => stream.poll_write_ready(cx),
+            #[cfg(test)]
+            Self::Simulated(end) => end.poll_writable(cx),
+            #[cfg(test)]
+            Self::Made(sink) => sink.poll_writable(cx),
+        }
     }
 }
 
-impl Sink for Mouth {
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(half) => half.try_write(bytes),
-            Self::Pair(half) => half.try_write(bytes),
-            #[cfg(test)]
-            Self::Simulated(mouth) => mouth.try_write(bytes),
-        }
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Wire")
     }
+}
 
-    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Tcp(half) => half.as_ref().poll_write_ready(cx),
-            Self::Pair(half) => half.as_ref().poll_write_ready(cx),
-            #[cfg(test)]
-            Self::Simulated(mouth) => mouth.poll_writable(cx),
-        }
+#[cfg(test)]
+impl<S: crate::hub::Sink + 'static> From<Box<S>> for Wire {
+    fn from(sink: Box<S>) -> Self {
+        Self::Made(sink)
     }
 }

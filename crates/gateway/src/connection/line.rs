@@ -2,13 +2,18 @@
 //! While an action is under way the next message is not looked at, so a client's actions keep their order and its haste
 //! meets its own socket; messages to it and pings go on meanwhile.
 
-use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
+use std::{
+    mem,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use countersign_protocol::close::{self, Close};
 use countersign_ws::{Limits, Opcode, Violation, frame};
 use futures_util::future::BoxFuture;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::timeout;
 
 use super::{
     Agenda,
@@ -25,10 +30,12 @@ pub(crate) struct Line {
     reader: Reader,
     outbox: Arc<Outbox>,
     agenda: Agenda,
+    /// It is to leave when what it does is done.
+    leaving: bool,
 }
 
 /// What is said on a line.
-pub(crate) trait Talk: Sync {
+pub(crate) trait Talk: Sized + Send {
     /// What takes time.
     type Action: Send;
 
@@ -36,13 +43,18 @@ pub(crate) trait Talk: Sync {
     fn hear(&self, said: Said<'_>) -> Result<Option<Self::Action>, End>;
 
     /// Does what takes time.
-    fn perform(&self, action: Self::Action) -> BoxFuture<'_, ()>;
+    fn perform(self, action: Self::Action) -> BoxFuture<'static, Self>;
 
     /// A sign of life came so long after a ping.
     fn ponged_after(&self, took: Duration);
+}
 
-    /// The node drains: within how long the client is told to come back.
-    fn leaves_within(&self) -> Duration;
+/// Who talks on a line: it listens, or it does what it heard.
+pub(crate) enum Talking<T> {
+    Listens(T),
+    Acts(BoxFuture<'static, T>),
+    /// Only in between.
+    Nobody,
 }
 
 /// Why a line ends.
@@ -60,20 +72,12 @@ pub(crate) enum End {
     Broken(usize),
 }
 
-/// What there is to do.
-enum Happened<A> {
-    Acted,
-    Heard(Result<Option<A>, End>),
-    Moment,
-    Attention(Attention),
-}
-
 impl Line {
     /// A line of a new WebSocket.
     pub(crate) fn new(socket: Socket, reads: Limits, writes: OutboxLimits, agenda: Agenda) -> Self {
-        let Socket { ear, mouth, early, compression } = socket;
-        let outbox = Arc::new(Outbox::new(writes, compression, Box::new(mouth)));
-        Self { reader: Reader::new(ear, reads, compression, early), outbox, agenda }
+        let Socket { wire, early, compression } = socket;
+        let outbox = Arc::new(Outbox::new(writes, compression, wire));
+        Self { reader: Reader::new(reads, compression, early), outbox, agenda, leaving: false }
     }
 
     /// What is to be sent.
@@ -86,62 +90,56 @@ impl Line {
         self.agenda.leave_within(spread);
     }
 
-    /// Serves the client until one of the two ends it.
-    pub(crate) async fn serve<T: Talk>(&mut self, talk: &T) -> End {
-        let Self { reader, outbox, agenda } = self;
-        let mut acting: Option<BoxFuture<'_, ()>> = None;
-        let mut leaving = false;
-        let sleep = sleep_until(agenda.next());
-        tokio::pin!(sleep);
+    /// Serves the client until one of the two ends it. When the node drains it leaves within `spread`.
+    pub(crate) fn poll_serve<T: Talk>(
+        &mut self,
+        cx: &mut Context<'_>,
+        talking: &mut Talking<T>,
+        spread: impl Fn() -> Duration,
+    ) -> Poll<End> {
+        let Self { reader, outbox, agenda, leaving } = self;
         loop {
-            if sleep.deadline() != agenda.next() {
-                sleep.as_mut().reset(agenda.next());
+            agenda.set_alarm(outbox);
+            if let Talking::Acts(action) = talking
+                && let Poll::Ready(talk) = action.as_mut().poll(cx)
+            {
+                *talking = Talking::Listens(talk);
+                if *leaving {
+                    outbox.close(close::DRAIN);
+                }
+                continue;
             }
-            let happened = poll_fn(|cx| {
-                if let Some(action) = &mut acting
-                    && action.as_mut().poll(cx).is_ready()
-                {
-                    return Poll::Ready(Happened::Acted);
+            // Whoever does not take its answers is not listened to.
+            let has_room = outbox.has_room();
+            if let Talking::Listens(talk) = talking
+                && has_room
+                && let Poll::Ready(heard) = reader.poll_read(cx, talk, outbox, agenda)
+            {
+                match heard {
+                    Ok(None) => {}
+                    Ok(Some(action)) => talking.act(action),
+                    Err(end) => return Poll::Ready(end),
                 }
-                // Whoever does not take its answers is not listened to.
-                let listening = acting.is_none() && outbox.has_room();
-                if listening && let Poll::Ready(heard) = reader.poll_read(cx, talk, outbox, agenda) {
-                    return Poll::Ready(Happened::Heard(heard));
-                }
-                if sleep.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Happened::Moment);
-                }
-                // Last, because it writes what everything else has left.
-                if let Poll::Ready(attention) = outbox.poll_attention(cx) {
-                    return Poll::Ready(Happened::Attention(attention));
-                }
-                if !listening && acting.is_none() && outbox.has_room() {
-                    return Poll::Ready(Happened::Heard(Ok(None)));
-                }
-                Poll::Pending
-            });
-            match happened.await {
-                Happened::Acted => {
-                    acting = None;
-                    if leaving {
-                        outbox.close(close::DRAIN);
-                    }
-                }
-                Happened::Heard(Ok(action)) => acting = action.map(|action| talk.perform(action)),
-                Happened::Heard(Err(end)) => return end,
-                Happened::Moment => match agenda.due(acting.is_none(), outbox) {
+                continue;
+            }
+            // Last, because it writes what everything else has left.
+            match outbox.poll_attention(cx) {
+                Poll::Ready(Attention::Alarm) => match agenda.due(talking.listens(), outbox) {
                     Due::Nothing => {}
                     // However much waits: whoever is slow is asked too.
                     Due::Ping => outbox.owe(&Frame::control(frame::server(Opcode::Ping, &[]))),
                     // Whoever has asked for something hears the answer; what waits in the outbox goes first.
-                    Due::Drain if acting.is_some() => leaving = true,
+                    Due::Drain if !talking.listens() => *leaving = true,
                     Due::Drain => outbox.close(close::DRAIN),
-                    Due::Close(reason) => return End::Close(reason),
+                    Due::Close(reason) => return Poll::Ready(End::Close(reason)),
                 },
                 // Spread over the drain, so that not everybody comes back at once; until its turn a client is served.
-                Happened::Attention(Attention::Leave) => agenda.leave_within(talk.leaves_within()),
-                Happened::Attention(Attention::Close(reason)) => return End::Close(reason),
-                Happened::Attention(Attention::Gone { unwritten }) => return End::Broken(unwritten),
+                Poll::Ready(Attention::Leave) => agenda.leave_within(spread()),
+                Poll::Ready(Attention::Close(reason)) => return Poll::Ready(End::Close(reason)),
+                Poll::Ready(Attention::Gone { unwritten }) => return Poll::Ready(End::Broken(unwritten)),
+                // Now that it has taken them, it may go on.
+                Poll::Pending if talking.listens() && !has_room && outbox.has_room() => {}
+                Poll::Pending => return Poll::Pending,
             }
         }
     }
@@ -157,10 +155,23 @@ impl Line {
         };
         let goodbye = async {
             self.outbox.last(Frame::control(last)).await;
-            timeout(LAST_WORDS, self.reader.read_to_the_end()).await.ok();
+            timeout(LAST_WORDS, self.reader.read_to_the_end(&self.outbox)).await.ok();
         };
         // Whoever does not read in time has had its chance.
         timeout(GOODBYE, goodbye).await.ok();
+    }
+}
+
+impl<T: Talk> Talking<T> {
+    fn listens(&self) -> bool {
+        matches!(self, Self::Listens(_))
+    }
+
+    /// Whoever listens begins to do what takes time.
+    fn act(&mut self, action: T::Action) {
+        if let Self::Listens(talk) = mem::replace(self, Self::Nobody) {
+            *self = Self::Acts(talk.perform(action));
+        }
     }
 }
 

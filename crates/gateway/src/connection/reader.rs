@@ -11,14 +11,10 @@ use countersign_protocol::close;
 use countersign_ws::{Decoder, Event, Inflater, Limits, Opcode, Role, deflate::Agreed, frame};
 
 use super::{Agenda, End, Talk};
-use crate::{
-    hub::{Frame, Outbox},
-    wire::Ear,
-};
+use crate::hub::{Frame, Outbox};
 
 /// See the module.
 pub(super) struct Reader {
-    ear: Ear,
     decoder: Decoder,
     compression: Option<Agreed>,
     /// Read, and not looked at because an action is under way.
@@ -47,8 +43,8 @@ pub(crate) enum Said<'a> {
 
 impl Reader {
     /// `early` is what came right behind the handshake.
-    pub(super) fn new(ear: Ear, limits: Limits, compression: Option<Agreed>, early: Vec<u8>) -> Self {
-        Self { ear, decoder: Decoder::new(Role::Server, limits), compression, unread: early }
+    pub(super) fn new(limits: Limits, compression: Option<Agreed>, early: Vec<u8>) -> Self {
+        Self { decoder: Decoder::new(Role::Server, limits), compression, unread: early }
     }
 
     /// Looks at what the client says, until nothing is left or something takes time; that. Pending when it says nothing.
@@ -64,7 +60,7 @@ impl Reader {
                 let mut unread = std::mem::take(&mut self.unread);
                 return Poll::Ready(self.take(&mut unread, inflater, talk, outbox));
             }
-            match ready!(self.ear.poll_read(cx, read)) {
+            match ready!(outbox.poll_read(cx, read)) {
                 Ok(0) | Err(_) => Poll::Ready(Err(End::Gone)),
                 Ok(bytes) => {
                     // Any byte is a sign of life: who sends a long message cannot answer a ping in the middle of it.
@@ -111,11 +107,11 @@ impl Reader {
 
     /// Reads on until the client has closed too: a socket that is closed with something unread is reset, and a reset may overtake
     /// the close code.
-    pub(super) async fn read_to_the_end(&mut self) {
+    pub(super) async fn read_to_the_end(&mut self, outbox: &Outbox) {
         poll_fn(|cx| {
             SCRATCH.with_borrow_mut(|Scratch { read, inflater }| {
                 while !self.decoder.heard_close() {
-                    match ready!(self.ear.poll_read(cx, read)) {
+                    match ready!(outbox.poll_read(cx, read)) {
                         Ok(0) | Err(_) => break,
                         Ok(bytes) => {
                             let mut input = read.get_mut(..bytes).unwrap_or_default();

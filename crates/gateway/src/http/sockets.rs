@@ -91,14 +91,9 @@ async fn accept(node: Arc<Node>, mut parts: Parts, topic: Option<Address>) -> Re
         return Ok(closed(close::FULL)(upgrade));
     };
     Ok(upgrade.accept(move |socket| async move {
-        let connection = Connection::new(node, socket, place, &identity);
+        let connection = Connection::new(node, socket, place, serving, &identity);
         if let Some(connection) = connection.begin(since, topics).await {
-            // Boxed: what is moved into a task is there twice.
-            let connection = Box::new(connection);
-            tokio::spawn(async move {
-                connection.run().await;
-                drop(serving);
-            });
+            tokio::spawn(connection.run());
         }
     }))
 }

@@ -32,7 +32,9 @@ use slab::Slab;
 pub(crate) use frame::{Facts, Frame};
 use joined::Joined;
 use member::Member;
-pub(crate) use outbox::{Attention, Outbox, OutboxLimits, Sink, WhenFull};
+pub(crate) use outbox::{Attention, Outbox, OutboxLimits, WhenFull};
+#[cfg(test)]
+pub(crate) use outbox::{Deaf, Sink};
 pub(crate) use room::Missed;
 use room::Room;
 use rooms::Rooms;

@@ -23,7 +23,7 @@ use countersign_ws::deflate::Agreed;
 use queue::Queue;
 
 use super::frame::Frame;
-use crate::seldom::Seldom;
+use crate::{seldom::Seldom, wire::Wire};
 
 static SLOW: Seldom = Seldom::new();
 
@@ -48,7 +48,8 @@ pub(crate) enum WhenFull {
     Drop,
 }
 
-/// Where the bytes go: a socket that never blocks.
+/// Where the bytes go in tests.
+#[cfg(test)]
 pub(crate) trait Sink: Send + Sync {
     /// Writes what fits; `WouldBlock` when nothing does.
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
@@ -56,10 +57,25 @@ pub(crate) trait Sink: Send + Sync {
     fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
 
+/// A socket that takes nothing.
+#[cfg(test)]
+pub(crate) struct Deaf;
+
+#[cfg(test)]
+impl Sink for Deaf {
+    fn try_write(&self, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    fn poll_writable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
 /// See the module. Owned by the connection; the hub holds a share to fill it.
 pub(crate) struct Outbox {
     limits: OutboxLimits,
-    sink: Box<dyn Sink>,
+    wire: Wire,
     queue: Mutex<Queue>,
 }
 
@@ -70,6 +86,8 @@ pub(crate) enum Attention {
     Close(Close),
     /// The node drains: leave some time soon.
     Leave,
+    /// Its alarm has rung.
+    Alarm,
     /// The socket is broken, and so many frames were never written.
     Gone {
         /// How many.
@@ -78,8 +96,8 @@ pub(crate) enum Attention {
 }
 
 impl Outbox {
-    pub(crate) fn new(limits: OutboxLimits, compression: Option<Agreed>, sink: Box<dyn Sink>) -> Self {
-        Self { limits, sink, queue: Mutex::new(Queue::new(compression)) }
+    pub(crate) fn new(limits: OutboxLimits, compression: Option<Agreed>, wire: impl Into<Wire>) -> Self {
+        Self { limits, wire: wire.into(), queue: Mutex::new(Queue::new(compression)) }
     }
 
     /// Adds frames, in order. Whether the caller has to [`Self::write`] them, as nobody else is about to. Never blocks.
@@ -133,7 +151,7 @@ impl Outbox {
     pub(crate) fn write(&self) {
         let mut queue = self.lock();
         let before = queue.mood();
-        queue.write(&*self.sink);
+        queue.write(&self.wire);
         wake(queue, |queue| queue.mood() != before);
     }
 
@@ -156,12 +174,19 @@ impl Outbox {
         wake(queue, |_| true);
     }
 
+    /// Tells the connection that its alarm rings.
+    pub(crate) fn ring(&self) {
+        let mut queue = self.lock();
+        queue.ring();
+        wake(queue, |_| true);
+    }
+
     /// For the connection's own task, last of all that it looks at: writes what waits, and says what there is to see to. Pending
     /// once there is nothing.
     pub(crate) fn poll_attention(&self, cx: &mut Context<'_>) -> Poll<Attention> {
         let mut queue = self.lock();
         loop {
-            queue.write(&*self.sink);
+            queue.write(&self.wire);
             if let Some(attention) = queue.attention() {
                 return Poll::Ready(attention);
             }
@@ -179,7 +204,7 @@ impl Outbox {
         std::future::poll_fn(|cx| {
             let mut queue = self.lock();
             loop {
-                queue.write(&*self.sink);
+                queue.write(&self.wire);
                 if queue.is_empty() {
                     return Poll::Ready(());
                 }
@@ -190,6 +215,11 @@ impl Outbox {
             }
         })
         .await;
+    }
+
+    /// For the connection's own task: what the client says, see [`Wire::poll_read`].
+    pub(crate) fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.wire.poll_read(cx, buffer)
     }
 
     /// Frames that wait.
@@ -216,7 +246,7 @@ impl Outbox {
     /// Ready when the queue was blocked and is so no longer; else the task is woken when there is something to do.
     fn unblocked(&self, queue: &mut Queue, cx: &mut Context<'_>) -> Poll<()> {
         if queue.is_blocked() {
-            match self.sink.poll_writable(cx) {
+            match self.wire.poll_writable(cx) {
                 Poll::Ready(Ok(())) => {
                     queue.unblock();
                     return Poll::Ready(());
@@ -240,7 +270,7 @@ impl Outbox {
             return;
         }
         // Only what the kernel does not take has to wait.
-        queue.write(&*self.sink);
+        queue.write(&self.wire);
         if !queue.takes() || queue.add(frame, self.limits) || queue.leave_out(frame, self.limits) {
             return;
         }

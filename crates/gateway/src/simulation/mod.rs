@@ -30,4 +30,4 @@ mod tests;
 mod wire;
 
 pub(crate) use flaws::Flaw;
-pub(crate) use wire::{ServerEar, ServerMouth};
+pub(crate) use wire::ServerEnd;

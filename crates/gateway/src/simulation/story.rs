@@ -248,24 +248,18 @@ impl Story {
         }
         let host = ready[self.below(ready.len())];
         let node = Arc::clone(&self.hosts[host].up.as_ref().expect("it is ready").0);
-        let (ear, mouth, end) = socket(&self.chronicle, self.plan().kernel);
+        let (ours, end) = socket(&self.chronicle, self.plan().kernel);
         let client = &mut self.clients[at];
         let (since, topics) = client.comes(host, end, forgets, &self.chronicle);
         let identity = Identity { user: client.user.clone(), expires_at: None };
         let place = Arc::clone(&node.places).try_acquire_owned().expect("there are places");
-        let socket = Socket {
-            ear: wire::Ear::Simulated(ear),
-            mouth: wire::Mouth::Simulated(mouth),
-            early: Vec::new(),
-            compression: None,
-        };
+        let socket = Socket { wire: wire::Wire::Simulated(ours), early: Vec::new(), compression: None };
         let serving = node.shutdown.serving.token();
         self.tasks.push(tokio::spawn(async move {
-            let connection = Connection::new(node, socket, place, &identity);
+            let connection = Connection::new(node, socket, place, serving, &identity);
             if let Some(connection) = Box::pin(connection.begin(since, topics)).await {
-                Box::new(connection).run().await;
+                connection.run().await;
             }
-            drop(serving);
         }));
     }
 

@@ -3,21 +3,15 @@
 
 use std::{
     collections::VecDeque,
-    fmt, io,
+    io,
     sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, Waker},
 };
 
-use tokio::io::ReadBuf;
-
 use super::chronicle::Chronicle;
-use crate::hub::Sink;
 
-/// What the gateway hears.
-pub(crate) struct ServerEar(Arc<Pipe>);
-
-/// What the gateway says. Dropping it closes the socket.
-pub(crate) struct ServerMouth(Arc<Pipe>);
+/// The gateway's end. Dropping it closes the socket.
+pub(crate) struct ServerEnd(Arc<Pipe>);
 
 /// The client's end. Dropping it closes the socket.
 pub(super) struct ClientEnd(Arc<Pipe>);
@@ -41,10 +35,10 @@ struct State {
 }
 
 /// Both ends of a socket whose kernel holds so many bytes for the client.
-pub(super) fn socket(chronicle: &Arc<Chronicle>, room: usize) -> (ServerEar, ServerMouth, ClientEnd) {
+pub(super) fn socket(chronicle: &Arc<Chronicle>, room: usize) -> (ServerEnd, ClientEnd) {
     let state = Mutex::new(State { room, ..State::default() });
     let pipe = Arc::new(Pipe { chronicle: Arc::clone(chronicle), state });
-    (ServerEar(Arc::clone(&pipe)), ServerMouth(Arc::clone(&pipe)), ClientEnd(pipe))
+    (ServerEnd(Arc::clone(&pipe)), ClientEnd(pipe))
 }
 
 impl Pipe {
@@ -53,21 +47,21 @@ impl Pipe {
     }
 }
 
-impl ServerEar {
-    pub(crate) fn poll_read(&self, cx: &Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+impl ServerEnd {
+    pub(crate) fn poll_read(&self, cx: &Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut state = self.0.lock();
         if state.from_client.is_empty() && !state.client_gone {
             state.reader = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        let bytes = buffer.remaining().min(state.from_client.len());
-        buffer.put_slice(&state.from_client.drain(..bytes).collect::<Vec<u8>>());
-        Poll::Ready(Ok(()))
+        let bytes = buffer.len().min(state.from_client.len());
+        for (into, byte) in buffer.iter_mut().zip(state.from_client.drain(..bytes)) {
+            *into = byte;
+        }
+        Poll::Ready(Ok(bytes))
     }
-}
 
-impl Sink for ServerMouth {
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         let turn = self.0.chronicle.turn();
         let mut state = self.0.lock();
         if state.client_gone {
@@ -82,7 +76,7 @@ impl Sink for ServerMouth {
         Ok(taken)
     }
 
-    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_writable(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.0.lock();
         if state.client_gone || state.room > 0 {
             return Poll::Ready(Ok(()));
@@ -133,7 +127,7 @@ impl ClientEnd {
     }
 }
 
-impl Drop for ServerMouth {
+impl Drop for ServerEnd {
     fn drop(&mut self) {
         self.0.lock().server_gone = true;
     }
@@ -146,17 +140,5 @@ impl Drop for ClientEnd {
         let wakers = [state.reader.take(), state.writer.take()];
         drop(state);
         wakers.into_iter().flatten().for_each(Waker::wake);
-    }
-}
-
-impl fmt::Debug for ServerEar {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ServerEar")
-    }
-}
-
-impl fmt::Debug for ServerMouth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ServerMouth")
     }
 }

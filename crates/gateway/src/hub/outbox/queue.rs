@@ -6,7 +6,7 @@ use std::{collections::VecDeque, io, task::Waker};
 use countersign_protocol::close::{self, Close};
 use countersign_ws::deflate::Agreed;
 
-use super::{Attention, Frame, OutboxLimits, Sink, WhenFull, dropped::Dropped, run};
+use super::{Attention, Frame, OutboxLimits, WhenFull, Wire, dropped::Dropped, run};
 #[cfg(test)]
 use crate::simulation::Flaw;
 
@@ -33,6 +33,8 @@ pub(super) struct Queue {
     /// Bytes, ever.
     written_ever: u64,
     leave: Option<bool>,
+    /// The connection's alarm has rung.
+    alarm: bool,
     close: Option<Close>,
     /// The connection's task, while it waits.
     owner: Option<Waker>,
@@ -110,13 +112,13 @@ impl Queue {
     }
 
     /// Writes until nothing waits or the kernel takes no more.
-    pub(super) fn write(&mut self, sink: &dyn Sink) {
+    pub(super) fn write(&mut self, wire: &Wire) {
         self.claimed = false;
         while !self.blocked && self.gone.is_none() {
             if self.frames.is_empty() && !self.tell_dropped() {
                 break;
             }
-            match run::with_run_of(&self.frames, self.compression, self.written, |run| sink.try_write(run)) {
+            match run::with_run_of(&self.frames, self.compression, self.written, |run| wire.try_write(run)) {
                 Ok(0) => self.broke(),
                 Ok(bytes) => self.advance(bytes),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.blocked = true,
@@ -183,6 +185,10 @@ impl Queue {
         self.leave.get_or_insert(true);
     }
 
+    pub(super) fn ring(&mut self) {
+        self.alarm = true;
+    }
+
     pub(super) fn close(&mut self, reason: Close) {
         if self.close.is_some() {
             return;
@@ -222,6 +228,9 @@ impl Queue {
         if self.leave == Some(true) {
             self.leave = Some(false);
             return Some(Attention::Leave);
+        }
+        if std::mem::take(&mut self.alarm) {
+            return Some(Attention::Alarm);
         }
         match self.close {
             Some(close::DRAIN) if !self.frames.is_empty() => None,
