@@ -19,7 +19,7 @@ use std::{
 
 pub(crate) use agenda::Agenda;
 use countersign_protocol::{
-    Address, ConnectionId, Incoming, Position, Subscription,
+    Address, Incoming, Position, Subscription,
     close::{self, Close},
 };
 use countersign_ws::Limits;
@@ -28,7 +28,6 @@ pub(crate) use line::{End, Line, Talk, Talking};
 pub(crate) use reader::Said;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::task_tracker::TaskTrackerToken;
-use uuid::Uuid;
 
 use crate::{
     auth::Identity,
@@ -88,18 +87,17 @@ impl Connection {
         let agenda =
             Agenda::new(&node.alarms, node.config.ping_interval, node.config.ping_timeout, identity.expires_at);
         let line = Line::new(socket, Limits::new(node.config.max_message_bytes), writes, agenda);
-        let id = ConnectionId::parse(&Uuid::new_v4().to_string()).expect("a UUID is a name");
         let membership = node.hub.enter(Arc::clone(line.outbox()));
-        let session = Session::new(Arc::clone(&node), id, identity.user.clone(), membership);
+        let session = Session::new(Arc::clone(&node), identity.user.clone(), membership);
         Self { node, line, session, place, serving }
     }
 
     /// Says `connected` and what the client has to know first; the connection is live afterwards, if there is one.
     /// `since` says where it was, `topics` what it wants to hear beside `broadcast` and its user's messages.
     pub(crate) async fn begin(self, since: Vec<(Address, Position)>, topics: Vec<Subscription>) -> Option<Self> {
-        tracing::debug!(connection = %self.session.id, user = ?self.session.user(), "connected");
+        tracing::debug!(connection = %self.session.id(), user = ?self.session.user(), "connected");
         if let Err(wrong) = self.session.begin(&since, topics).await {
-            tracing::warn!(connection = %self.session.id, reason = %wrong.message, "a connection could not begin");
+            tracing::warn!(connection = %self.session.id(), reason = %wrong.message, "a connection could not begin");
             let refused = wrong.code == Wrong::TOO_MANY_CONNECTIONS;
             self.node.metrics.attempt(if refused { Attempt::RefusedUserLimit } else { Attempt::Failed });
             self.line.end(End::Close(wrong.close())).await;
@@ -156,7 +154,7 @@ impl Served {
             _ => {}
         }
         if let Talking::Listens(session) = &talking {
-            tracing::debug!(connection = %session.id, ?end, "ending");
+            tracing::debug!(connection = %session.id(), ?end, "ending");
         }
         // It hears nothing more, so it is nobody's member any longer.
         drop(talking);

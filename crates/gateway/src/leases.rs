@@ -1,5 +1,5 @@
 //! What this node holds in the backplane for as long as it lives: places of users in topics, connections of users. Taking and
-//! dropping are synchronous and never fail; one task writes what has changed, in batches that grow by themselves while one is
+//! giving back are synchronous and never fail; one task writes what has changed, in batches that grow by themselves while one is
 //! under way, and renews everything before its lease ends. So a failure is repeated, and what the backplane has lost comes
 //! back with the next renewal. Owned by the node, one for each kind.
 
@@ -56,13 +56,6 @@ pub(crate) struct Batch<K> {
     pub(crate) let_go: Vec<K>,
 }
 
-/// One wish to hold something; dropping it takes the wish back.
-#[derive(Debug)]
-pub(crate) struct Lease<K: Ord + Clone> {
-    leases: Arc<Leases<K>>,
-    key: K,
-}
-
 /// Writes to the backplane.
 pub(crate) trait Write<K> {
     /// Writes a batch; what could not be written. Repeats are harmless.
@@ -81,26 +74,55 @@ impl<K: Ord + Clone> Leases<K> {
         Arc::new(Self { state: Mutex::new(State { entries, dirty, failed, waiting }), changed: Notify::new() })
     }
 
-    /// Holds something for as long as the result lives, once however many hold it.
-    pub(crate) fn take(self: &Arc<Self>, key: K) -> Lease<K> {
+    /// Wants to hold something, until as many have given it back.
+    pub(crate) fn take(&self, key: K) {
         let mut state = self.lock();
-        let entry = state.entries.entry(key.clone()).or_default();
+        let State { entries, dirty, .. } = &mut *state;
+        let entry = entries.entry(key.clone()).or_default();
         entry.wishes += 1;
         if entry.wishes == 1 && !entry.confirmed {
-            state.dirty.insert(key.clone());
+            dirty.insert(key);
             self.changed.notify_one();
         }
-        drop(state);
-        Lease { leases: Arc::clone(self), key }
     }
 
     /// The same for what may have been written already.
-    pub(crate) fn take_written(self: &Arc<Self>, key: K) -> Lease<K> {
+    pub(crate) fn take_written(&self, key: K) {
         let mut state = self.lock();
-        let entry = state.entries.entry(key.clone()).or_default();
+        let entry = state.entries.entry(key).or_default();
         *entry = Entry { wishes: entry.wishes + 1, written: true, confirmed: true };
-        drop(state);
-        Lease { leases: Arc::clone(self), key }
+    }
+
+    /// Takes one wish back.
+    pub(crate) fn give_back(&self, key: &K) {
+        let mut state = self.lock();
+        let Some(entry) = state.entries.get_mut(key) else { return };
+        entry.wishes -= 1;
+        if entry.wishes == 0 {
+            state.waiting.remove(key);
+            state.dirty.insert(key.clone());
+            drop(state);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Resolves when the backplane has what is held; without limit: the caller bounds it. Cancellation safe.
+    pub(crate) fn confirmed(&self, key: &K) -> impl Future<Output = ()> + Send + use<K> {
+        let mut state = self.lock();
+        let done = state.entries.get(key).is_none_or(|entry| entry.confirmed);
+        let confirmation = (!done).then(|| {
+            let (sender, receiver) = oneshot::channel();
+            let waiting = state.waiting.entry(key.clone()).or_default();
+            waiting.retain(|waiter| !waiter.is_closed());
+            waiting.push(sender);
+            receiver
+        });
+        async move {
+            if let Some(confirmation) = confirmation {
+                // The sender goes unsent only with the last wish, whose owner waits no longer.
+                confirmation.await.ok();
+            }
+        }
     }
 
     /// How much is held.
@@ -182,42 +204,7 @@ impl<K: Ord + Clone> Leases<K> {
     }
 }
 
-impl<K: Ord + Clone> Lease<K> {
-    /// Resolves when the backplane has it; without limit: the caller bounds it. Cancellation safe.
-    pub(crate) fn confirmed(&self) -> impl Future<Output = ()> + Send + use<K> {
-        let mut state = self.leases.lock();
-        let done = state.entries.get(&self.key).is_none_or(|entry| entry.confirmed);
-        let confirmation = (!done).then(|| {
-            let (sender, receiver) = oneshot::channel();
-            let waiting = state.waiting.entry(self.key.clone()).or_default();
-            waiting.retain(|waiter| !waiter.is_closed());
-            waiting.push(sender);
-            receiver
-        });
-        async move {
-            if let Some(confirmation) = confirmation {
-                // The sender goes unsent only with the last wish, whose owner waits no longer.
-                confirmation.await.ok();
-            }
-        }
-    }
-}
-
-impl<K: Ord + Clone> Drop for Lease<K> {
-    fn drop(&mut self) {
-        let mut state = self.leases.lock();
-        let Some(entry) = state.entries.get_mut(&self.key) else { return };
-        entry.wishes -= 1;
-        if entry.wishes == 0 {
-            state.waiting.remove(&self.key);
-            state.dirty.insert(self.key.clone());
-            drop(state);
-            self.leases.changed.notify_one();
-        }
-    }
-}
-
-/// Writes and renews until `stopped`, and then gives up what was dropped meanwhile.
+/// Writes and renews until `stopped`, and then gives up what was given back meanwhile.
 pub(crate) async fn keep<K: Ord + Clone, W: Write<K>>(
     leases: &Leases<K>,
     ttl: Duration,
@@ -332,13 +319,14 @@ mod tests {
     #[test]
     fn the_first_wish_writes_and_the_last_one_gone_lets_go() {
         let leases = Leases::new();
-        let (one, two) = (leases.take(1), leases.take(1));
-        assert_eq!(one.confirmed().now_or_never(), None);
+        leases.take(1);
+        leases.take(1);
+        assert_eq!(leases.confirmed(&1).now_or_never(), None);
         assert_eq!(settle(&leases), batch(&[1], &[]));
-        assert_eq!(one.confirmed().now_or_never(), Some(()));
-        drop(one);
+        assert_eq!(leases.confirmed(&1).now_or_never(), Some(()));
+        leases.give_back(&1);
         assert_eq!(settle(&leases), batch(&[], &[]));
-        drop(two);
+        leases.give_back(&1);
         assert_eq!(settle(&leases), batch(&[], &[1]));
         assert_eq!(leases.count(), 0);
     }
@@ -346,42 +334,44 @@ mod tests {
     #[test]
     fn who_comes_and_goes_before_anything_is_written_leaves_no_trace() {
         let leases = Leases::new();
-        drop(leases.take(1));
+        leases.take(1);
+        leases.give_back(&1);
         assert_eq!((settle(&leases), leases.count()), (batch(&[], &[]), 0));
-        let kept = leases.take(1);
+        leases.take(1);
         settle(&leases);
-        drop(kept);
-        let _back = leases.take(1);
+        leases.give_back(&1);
+        leases.take(1);
         assert_eq!(settle(&leases), batch(&[], &[]), "it never went");
     }
 
     #[test]
     fn a_wish_that_changes_while_it_is_written_is_written_again() {
         let leases = Leases::new();
-        let wish = leases.take(1);
+        leases.take(1);
         let first = leases.changes(10);
-        drop(wish);
+        leases.give_back(&1);
         leases.written(&first, &[]);
         let second = leases.changes(10);
         assert_eq!(second, batch(&[], &[1]));
-        let wish = leases.take(1);
+        leases.take(1);
         leases.written(&second, &[]);
         assert_eq!(settle(&leases), batch(&[1], &[]));
-        assert_eq!(wish.confirmed().now_or_never(), Some(()));
+        assert_eq!(leases.confirmed(&1).now_or_never(), Some(()));
     }
 
     #[test]
     fn what_failed_is_tried_again_and_nothing_else() {
         let leases = Leases::new();
-        let (one, _two) = (leases.take(1), leases.take(2));
-        let confirmed = one.confirmed();
+        leases.take(1);
+        leases.take(2);
+        let confirmed = leases.confirmed(&1);
         let both = leases.changes(10);
         leases.written(&both, &[1]);
         assert_eq!(settle(&leases), batch(&[], &[]));
         leases.retry();
         assert_eq!(settle(&leases), batch(&[1], &[]));
         assert_eq!(confirmed.now_or_never(), Some(()));
-        drop(one);
+        leases.give_back(&1);
         let gone = leases.changes(10);
         leases.written(&gone, &[1]);
         assert_eq!(leases.count(), 2, "it may still stand there");
@@ -392,9 +382,9 @@ mod tests {
     #[test]
     fn what_was_written_by_others_is_let_go_all_the_same() {
         let leases = Leases::new();
-        let wish = leases.take_written(1);
+        leases.take_written(1);
         assert_eq!((settle(&leases), leases.renewals(None, 10)), (batch(&[], &[]), vec![1]));
-        drop(wish);
+        leases.give_back(&1);
         assert_eq!(settle(&leases), batch(&[], &[1]));
     }
 
@@ -410,7 +400,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn everything_is_renewed_in_time_and_let_go_at_the_end() {
         let leases = Leases::new();
-        let mut held: Vec<_> = (0..1200).map(|n| leases.take(n)).collect();
+        (0..1200).for_each(|n| leases.take(n));
         let (sender, mut written) = mpsc::channel(100);
         let (stop, stopped) = oneshot::channel::<()>();
         let kept = Arc::clone(&leases);
@@ -431,7 +421,7 @@ mod tests {
             }
         }
         assert_eq!(last.len(), 1200);
-        held.truncate(2);
+        (2..1200).for_each(|n| leases.give_back(&n));
         stop.send(()).unwrap();
         keeping.await.unwrap();
         let mut gone = 0;

@@ -3,7 +3,7 @@
 //! its connections want to hear, so that somebody tells of members whose node has died.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -17,7 +17,7 @@ use countersign_protocol::{Address, Event, TopicName, UserId};
 use crate::{
     error::GatewayError,
     hub::{Frame, Missed},
-    leases::{self, Batch, Lease, Leases, Write},
+    leases::{self, Batch, Leases, Write},
     node::Node,
     session::{Session, Wrong},
     subscriptions::CONFIRMED_WITHIN,
@@ -89,68 +89,140 @@ pub(crate) fn presence_event(topic: TopicName, members: Members) -> Event {
     Event::Presence { topic, members: members.users, count: members.count }
 }
 
-/// The topics that one connection is subscribed to. Dropping it gives up its places.
-#[derive(Debug, Default)]
-pub(crate) struct Attendance {
-    /// Boxed: a table has room for more than there are.
-    topics: Mutex<HashMap<TopicName, Box<Attending>>>,
+/// Whose connection it is, and the topics that it is subscribed to. Small, because nearly all have one or two.
+#[derive(Debug)]
+pub(crate) struct Attendance(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    /// Changes once at most: a guest becomes a user.
+    user: Option<UserId>,
+    /// Sorted.
+    topics: Vec<Attending>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Attending {
-    /// Its user's place; none for a guest.
-    place: Option<Lease<Place>>,
+    topic: TopicName,
+    /// It holds its user's place; a guest has none.
+    place: bool,
     /// It hears who joins and leaves.
-    watch: Option<Lease<Place>>,
+    watch: bool,
 }
 
 impl Attendance {
+    pub(crate) fn new(user: Option<UserId>) -> Self {
+        Self(Mutex::new(State { user, topics: Vec::new() }))
+    }
+
+    /// Whose connection it is; `None` is a guest.
+    pub(crate) fn user(&self) -> Option<UserId> {
+        self.lock().user.clone()
+    }
+
     /// The connection is subscribed to a topic.
-    pub(crate) fn enter(&self, node: &Node, topic: &TopicName, user: Option<&UserId>) {
-        let mut topics = self.lock();
-        let attending = topics.entry(topic.clone()).or_default();
-        if let (None, Some(user), false) = (&attending.place, user, node.config.presence_ttl.is_zero()) {
-            attending.place = Some(node.presence.take((topic.clone(), Some(user.clone()))));
-        }
+    pub(crate) fn enter(&self, node: &Node, topic: &TopicName) {
+        let mut state = self.lock();
+        let State { user, topics } = &mut *state;
+        attending(topics, topic).take_place(node, user.as_ref());
     }
 
     /// It hears who joins and leaves, too.
     pub(crate) fn watch(&self, node: &Node, topic: &TopicName) {
-        let mut topics = self.lock();
-        let attending = topics.entry(topic.clone()).or_default();
-        attending.watch.get_or_insert_with(|| node.presence.take((topic.clone(), None)));
+        let mut state = self.lock();
+        let attending = attending(&mut state.topics, topic);
+        if !std::mem::replace(&mut attending.watch, true) {
+            node.presence.take((topic.clone(), None));
+        }
     }
 
     /// It is subscribed no longer.
-    pub(crate) fn leave(&self, topic: &TopicName) {
-        self.lock().remove(topic);
+    pub(crate) fn leave(&self, node: &Node, topic: &TopicName) {
+        let mut state = self.lock();
+        if let Ok(at) = state.topics.binary_search_by(|attending| attending.topic.cmp(topic)) {
+            let attending = state.topics.remove(at);
+            attending.give_back(node, state.user.as_ref());
+        }
+    }
+
+    /// It ends: nothing is held any more.
+    pub(crate) fn end(&mut self, node: &Node) {
+        let State { user, topics } = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for attending in topics.drain(..) {
+            attending.give_back(node, user.as_ref());
+        }
     }
 
     /// A guest becomes a user, and a member of the topics it is in.
     pub(crate) fn become_user(&self, node: &Node, user: &UserId) {
-        let topics: Vec<TopicName> = self.lock().keys().cloned().collect();
-        for topic in topics {
-            self.enter(node, &topic, Some(user));
+        let mut state = self.lock();
+        state.user = Some(user.clone());
+        for attending in &mut state.topics {
+            attending.take_place(node, Some(user));
         }
     }
 
     fn attends(&self, topic: &TopicName) -> bool {
-        self.lock().contains_key(topic)
+        self.lock().attending(topic).is_some()
     }
 
     /// Waits until the connection's own place is one that others see.
-    async fn confirmed(&self, topic: &TopicName) {
-        let confirmed = self.lock().get(topic).and_then(|attending| Some(attending.place.as_ref()?.confirmed()));
+    async fn confirmed(&self, node: &Node, topic: &TopicName) {
+        let confirmed = {
+            let state = self.lock();
+            let place = state.attending(topic).filter(|attending| attending.place);
+            place.map(|_| node.presence.confirmed(&(topic.clone(), state.user.clone())))
+        };
         if let Some(confirmed) = confirmed {
             confirmed.await;
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<TopicName, Box<Attending>>> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing in here panics between two states, so a poisoned lock still guards a whole one.
-        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+impl State {
+    fn attending(&self, topic: &TopicName) -> Option<&Attending> {
+        let at = self.topics.binary_search_by(|attending| attending.topic.cmp(topic)).ok()?;
+        self.topics.get(at)
+    }
+}
+
+/// The place of a topic in the list, made if there is none.
+fn attending<'a>(topics: &'a mut Vec<Attending>, topic: &TopicName) -> &'a mut Attending {
+    let at = topics.binary_search_by(|attending| attending.topic.cmp(topic)).unwrap_or_else(|at| {
+        if topics.len() < FEW {
+            topics.reserve_exact(1);
+        }
+        topics.insert(at, Attending { topic: topic.clone(), place: false, watch: false });
+        at
+    });
+    topics.get_mut(at).expect("it was found there, or put there")
+}
+
+impl Attending {
+    fn take_place(&mut self, node: &Node, user: Option<&UserId>) {
+        if let (false, Some(user), false) = (self.place, user, node.config.presence_ttl.is_zero()) {
+            self.place = true;
+            node.presence.take((self.topic.clone(), Some(user.clone())));
+        }
+    }
+
+    fn give_back(self, node: &Node, user: Option<&UserId>) {
+        if self.watch {
+            node.presence.give_back(&(self.topic.clone(), None));
+        }
+        if self.place {
+            node.presence.give_back(&(self.topic, user.cloned()));
+        }
+    }
+}
+
+/// So many topics take no more room than they need.
+const FEW: usize = 8;
 
 impl Session {
     /// The topic of a subscription with `presence`.
@@ -172,7 +244,7 @@ impl Session {
         if !self.attendance.attends(&topic) && !self.node.clients.is_open() {
             return Err(Wrong::not_subscribed(&topic));
         }
-        if tokio::time::timeout(CONFIRMED_WITHIN, self.attendance.confirmed(&topic)).await.is_err() {
+        if tokio::time::timeout(CONFIRMED_WITHIN, self.attendance.confirmed(&self.node, &topic)).await.is_err() {
             return Err(Wrong::unavailable("the connection's own place was not confirmed in time"));
         }
         let holding_back = self.membership.hold_back(&Channel::Presence(topic.clone()));

@@ -2,7 +2,7 @@
 //! connection's outbox so that replies and messages keep their order. The verbs' work is in the files of their nouns;
 //! this is the dispatch and the replies.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use countersign_backplane::{
     BackplaneError, Channel,
@@ -13,6 +13,7 @@ use countersign_protocol::{
     close::{self, Close},
 };
 use serde_json::Value;
+use uuid::Uuid;
 
 use crate::{
     error::GatewayError,
@@ -20,20 +21,18 @@ use crate::{
     node::{Node, now},
     presence::Attendance,
     tasks::cancelled_event,
-    user_connections::Registration,
+    user_connections::{self, Seat},
 };
 
 /// One client's connection, without the wire.
 pub(crate) struct Session {
-    pub(crate) id: ConnectionId,
     pub(crate) node: Arc<Node>,
     pub(crate) membership: Membership,
-    /// Changes once at most: a guest becomes a user.
-    user: Mutex<Option<UserId>>,
-    /// The topics it is subscribed to.
+    id: Uuid,
+    /// Whose it is, and the topics it is subscribed to.
     pub(crate) attendance: Attendance,
     /// As one of its user's.
-    registration: Mutex<Option<Registration>>,
+    seat: OnceLock<Arc<Seat>>,
 }
 
 /// An error event: what was wrong with an action.
@@ -44,30 +43,33 @@ pub(crate) struct Wrong {
 }
 
 impl Session {
-    pub(crate) fn new(node: Arc<Node>, id: ConnectionId, user: Option<UserId>, membership: Membership) -> Self {
-        let (attendance, registration) = (Attendance::default(), Mutex::default());
-        Self { id, node, membership, user: Mutex::new(user), attendance, registration }
+    pub(crate) fn new(node: Arc<Node>, user: Option<UserId>, membership: Membership) -> Self {
+        Self { node, membership, id: Uuid::new_v4(), attendance: Attendance::new(user), seat: OnceLock::new() }
+    }
+
+    /// Which connection it is, as text.
+    pub(crate) fn id(&self) -> ConnectionId {
+        user_connections::name(self.id)
     }
 
     /// Whose connection it is; `None` is a guest.
     pub(crate) fn user(&self) -> Option<UserId> {
-        self.user.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.attendance.user()
     }
 
     /// A guest becomes a user, and hears as a guest no longer.
     pub(crate) fn become_user(&self, user: &UserId) {
-        *self.user.lock().unwrap_or_else(PoisonError::into_inner) = Some(user.clone());
         self.membership.leave(&Channel::Guests);
         self.attendance.become_user(&self.node, user);
     }
 
     /// The connection is one of this user's, and counted.
     pub(crate) async fn register(&self, user: &UserId) -> Result<(), Wrong> {
-        if self.registration.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
-            return Ok(());
+        if self.seat.get().is_none()
+            && let Some(seat) = self.node.register(user, self.id, self.membership.outbox()).await?
+        {
+            self.seat.get_or_init(|| seat);
         }
-        let registration = self.node.register(user, &self.id, Arc::clone(self.membership.outbox())).await?;
-        *self.registration.lock().unwrap_or_else(PoisonError::into_inner) = registration;
         Ok(())
     }
 
@@ -128,7 +130,7 @@ impl Session {
             Action::Unsubscribe { addresses } => self.unsubscribe(&addresses, &reply)?,
             Action::Confirm { callback_id, answer } => {
                 let by = self.user().map_or(Answerer::Guest, Answerer::User);
-                let event = match self.node.confirm(callback_id, by, self.id.clone(), answer).await {
+                let event = match self.node.confirm(callback_id, by, self.id(), answer).await {
                     Ok(_) => Event::ConfirmationAccepted { callback_id },
                     Err(rejected) => Event::ConfirmationRejected {
                         callback_id,
@@ -152,7 +154,7 @@ impl Session {
             }
             Action::Ack { message_id } => {
                 let by = self.user().map_or(Answerer::Guest, Answerer::User);
-                if !self.node.ack(message_id, &by, &self.id).await? {
+                if !self.node.ack(message_id, &by, &self.id()).await? {
                     return Err(Wrong::no_receipt());
                 }
             }
@@ -179,6 +181,15 @@ impl Session {
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.attendance.end(&self.node);
+        if let Some(seat) = self.seat.take() {
+            self.node.registry.leave(&seat);
+        }
     }
 }
 

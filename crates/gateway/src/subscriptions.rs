@@ -99,7 +99,7 @@ impl Session {
             .collect();
         self.push(Frame::plain(
             Event::Connected {
-                connection_id: self.id.clone(),
+                connection_id: self.id(),
                 user_id: user,
                 node_id: self.node.config.node_id.clone(),
                 ping_interval: self.node.config.ping_interval.as_secs_f64(),
@@ -191,7 +191,7 @@ impl Session {
             watching.complete(&[], None, &HashSet::new());
             self.attendance.watch(&self.node, topic);
         }
-        self.attendance.enter(&self.node, topic, self.user().as_ref());
+        self.attendance.enter(&self.node, topic);
     }
 
     /// Confirms one subscription, replays what was missed and goes on with what is heard.
@@ -243,7 +243,7 @@ impl Session {
         for address in addresses {
             match address {
                 Address::Topic(topic) => {
-                    self.attendance.leave(topic);
+                    self.attendance.leave(&self.node, topic);
                     self.membership.leave(&Channel::Presence(topic.clone()));
                     self.membership.leave(&address.into())
                 }

@@ -3,8 +3,8 @@
 //! no round trip; with one the connect waits until it is admitted.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    cmp::Ordering,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -13,13 +13,15 @@ use countersign_backplane::{
     connections::{Admission, ConnectionLimit, HeldConnection, HeldConnections, UserConnections},
 };
 use countersign_protocol::{ConnectionId, NodeId, Partition, Payload, UserId, close};
+use hashbrown::HashTable;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::{
     config::{OneMore, UserConnections as Limit},
     error::GatewayError,
     hub::Outbox,
-    leases::{self, Batch, Lease, Leases, Write},
+    leases::{self, Batch, Leases, Write},
     metrics::Ordered,
     node::Node,
     session::Wrong,
@@ -28,37 +30,39 @@ use crate::{
 /// The most connections that are listed; all are counted.
 const MOST_LISTED: usize = 1000;
 
-/// By partition, so that those of one go together.
-type Key = (Partition, UserId, ConnectionId);
-
 /// See the module. One a node.
 #[derive(Debug)]
 pub(crate) struct Registry {
-    leases: Arc<Leases<Key>>,
-    seats: Mutex<HashMap<ConnectionId, Seat>>,
+    leases: Arc<Leases<Arc<Seat>>>,
+    /// By connection.
+    seats: Mutex<HashTable<Arc<Seat>>>,
+    began: Instant,
     /// Orders come on the node's own channel.
     _orders: Wanted,
 }
 
-/// A connection of a user.
+/// A connection of a user. In order of partitions, so that those of one go together.
 #[derive(Debug)]
-struct Seat {
-    since: Instant,
-    outbox: Arc<Outbox>,
+pub(crate) struct Seat {
+    partition: Partition,
+    user: UserId,
+    id: Uuid,
+    /// Milliseconds after the registry began.
+    since: u64,
+    /// Not held: what is registered may outlive its connection for a moment.
+    outbox: Weak<Outbox>,
 }
 
-/// A registered connection. Dropping it takes it off the register.
-#[derive(Debug)]
-pub(crate) struct Registration {
-    registry: Arc<Registry>,
-    id: ConnectionId,
-    lease: Option<Lease<Key>>,
+/// A seat of which it is not known yet whether the connection may have it.
+struct Sitting<'a> {
+    registry: &'a Registry,
+    seat: Option<Arc<Seat>>,
 }
 
 impl Registry {
     pub(crate) fn new(interest: &Arc<Interest>, node: NodeId) -> Arc<Self> {
         let orders = interest.want(&Channel::Node(node));
-        Arc::new(Self { leases: Leases::new(), seats: Mutex::default(), _orders: orders })
+        Arc::new(Self { leases: Leases::new(), seats: Mutex::default(), began: Instant::now(), _orders: orders })
     }
 
     /// Something was said on the node's own channel; whether it closed a connection.
@@ -71,30 +75,88 @@ impl Registry {
         self.leases.count()
     }
 
+    /// A connection is one of its user's no longer.
+    pub(crate) fn leave(&self, seat: &Arc<Seat>) {
+        self.rise(seat);
+        self.leases.give_back(seat);
+    }
+
     fn close(&self, id: &ConnectionId) -> bool {
-        let seats = self.lock();
-        let seat = seats.get(id);
-        if let Some(seat) = seat {
-            seat.outbox.close(close::REPLACED);
+        let Ok(id) = Uuid::parse_str(id.as_str()) else { return false };
+        let outbox = self.lock().find(hash(id), |seat| seat.id == id).and_then(|seat| seat.outbox.upgrade());
+        if let Some(outbox) = &outbox {
+            outbox.close(close::REPLACED);
         }
-        seat.is_some()
+        outbox.is_some()
     }
 
-    fn sit(self: &Arc<Self>, id: &ConnectionId, outbox: Arc<Outbox>) -> Registration {
-        self.lock().insert(id.clone(), Seat { since: Instant::now(), outbox });
-        Registration { registry: Arc::clone(self), id: id.clone(), lease: None }
+    fn sit(&self, user: &UserId, id: Uuid, outbox: &Arc<Outbox>) -> Arc<Seat> {
+        let since = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let (partition, user, outbox) = (Partition::of(user), user.clone(), Arc::downgrade(outbox));
+        let seat = Arc::new(Seat { partition, user, id, since, outbox });
+        self.lock().insert_unique(hash(id), Arc::clone(&seat), |seat| hash(seat.id));
+        seat
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<ConnectionId, Seat>> {
+    fn rise(&self, seat: &Arc<Seat>) {
+        if let Ok(entry) = self.lock().find_entry(hash(seat.id), |other| Arc::ptr_eq(other, seat)) {
+            entry.remove();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashTable<Arc<Seat>>> {
         // Nothing in here panics between two states, so a poisoned lock still guards a whole one.
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Registration {
+impl Drop for Sitting<'_> {
     fn drop(&mut self) {
-        self.registry.lock().remove(&self.id);
+        if let Some(seat) = &self.seat {
+            self.registry.rise(seat);
+        }
     }
+}
+
+impl Seat {
+    fn place(&self) -> (Partition, &UserId, Uuid) {
+        (self.partition, &self.user, self.id)
+    }
+
+    fn connection(&self) -> ConnectionId {
+        name(self.id)
+    }
+}
+
+impl PartialEq for Seat {
+    fn eq(&self, other: &Self) -> bool {
+        self.place() == other.place()
+    }
+}
+
+impl Eq for Seat {}
+
+impl PartialOrd for Seat {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Seat {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.place().cmp(&other.place())
+    }
+}
+
+/// The id as everybody else knows it.
+pub(crate) fn name(id: Uuid) -> ConnectionId {
+    ConnectionId::parse(id.hyphenated().encode_lower(&mut Uuid::encode_buffer())).expect("a UUID is a name")
+}
+
+/// The id is random already; both halves, because each has some bits that are always the same.
+fn hash(id: Uuid) -> u64 {
+    let (high, low) = id.as_u64_pair();
+    high ^ low
 }
 
 /// Renews registrations until the node stops.
@@ -105,17 +167,16 @@ pub(crate) async fn keep(node: Arc<Node>) {
     }
 }
 
-impl Write<Key> for Node {
-    async fn write(&self, batch: &Batch<Key>) -> Vec<Key> {
-        let held = {
-            let seats = self.registry.lock();
-            let hold = batch.hold.iter().filter_map(|(_, user, id)| {
-                let age = seats.get(id)?.since.elapsed();
-                Some(HeldConnection { user: user.clone(), connection: id.clone(), age })
-            });
-            let let_go = batch.let_go.iter().map(|(_, user, id)| (user.clone(), id.clone()));
-            HeldConnections { hold: hold.collect(), let_go: let_go.collect() }
-        };
+impl Write<Arc<Seat>> for Node {
+    async fn write(&self, batch: &Batch<Arc<Seat>>) -> Vec<Arc<Seat>> {
+        let now = self.registry.began.elapsed();
+        let hold = batch.hold.iter().map(|seat| HeldConnection {
+            user: seat.user.clone(),
+            connection: seat.connection(),
+            age: now.saturating_sub(Duration::from_millis(seat.since)),
+        });
+        let let_go = batch.let_go.iter().map(|seat| (seat.user.clone(), seat.connection()));
+        let held = HeldConnections { hold: hold.collect(), let_go: let_go.collect() };
         match self.backplane.hold_connections(held, self.connection_limit(), self.lease()).await {
             Ok(to_close) => {
                 for id in &to_close {
@@ -141,32 +202,39 @@ impl Node {
     pub(crate) async fn register(
         &self,
         user: &UserId,
-        id: &ConnectionId,
-        outbox: Arc<Outbox>,
-    ) -> Result<Option<Registration>, Wrong> {
+        id: Uuid,
+        outbox: &Arc<Outbox>,
+    ) -> Result<Option<Arc<Seat>>, Wrong> {
         if self.config.presence_ttl.is_zero() {
             return Ok(None);
         }
-        let key = (Partition::of(user), user.clone(), id.clone());
+        let registry = &*self.registry;
         // It can be told to go from the moment in which it is admitted.
-        let mut registration = self.registry.sit(id, outbox);
+        let seat = registry.sit(user, id, outbox);
         let limit = self.connection_limit();
-        registration.lease = Some(if limit.most == 0 {
-            self.registry.leases.take(key)
-        } else {
-            let admission = self.backplane.connect(user, id, limit, self.lease()).await;
-            if matches!(admission, Ok(Admission::Refused)) {
-                self.metrics.user_connections(Ordered::Refused, 1);
-                return Err(Wrong::too_many_connections(limit.most));
-            }
-            // Should it not be known, it may be registered all the same; dropping this lets it go.
-            let lease = self.registry.leases.take_written(key);
-            if let Admission::Admitted { replaced } = admission? {
+        if limit.most == 0 {
+            registry.leases.take(Arc::clone(&seat));
+            return Ok(Some(seat));
+        }
+        let mut sitting = Sitting { registry, seat: Some(Arc::clone(&seat)) };
+        match self.backplane.connect(user, &seat.connection(), limit, self.lease()).await {
+            Ok(Admission::Admitted { replaced }) => {
                 self.metrics.user_connections(Ordered::Replaced, replaced);
+                registry.leases.take_written(Arc::clone(&seat));
+                sitting.seat = None;
+                Ok(Some(seat))
             }
-            lease
-        });
-        Ok(Some(registration))
+            Ok(Admission::Refused) => {
+                self.metrics.user_connections(Ordered::Refused, 1);
+                Err(Wrong::too_many_connections(limit.most))
+            }
+            Err(error) => {
+                // It may be registered all the same: let go.
+                registry.leases.take_written(Arc::clone(&seat));
+                registry.leases.give_back(&seat);
+                Err(error.into())
+            }
+        }
     }
 
     /// A user's connections, on every node.

@@ -201,13 +201,15 @@ macro_rules! partitioned {
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $type {
             partition: Partition,
-            random: u128,
+            /// Most significant first. Bytes, because a number of their size would have to lie at a multiple of 16: whatever can hold
+            /// an id among other things would be twice as large.
+            random: [u8; 16],
         }
 
         impl $type {
             /// An id in `partition`, from 128 random bits.
             pub fn new(partition: Partition, random: u128) -> Self {
-                Self { partition, random }
+                Self { partition, random: random.to_be_bytes() }
             }
 
             /// Reads the text form; only the canonical one (two digits, lower-case hex).
@@ -219,7 +221,7 @@ macro_rules! partitioned {
                     let expected = "two digits (00 to 63), a hyphen and 32 lower-case hex digits";
                     FieldError::new($field, expected, format!("{:?}", shorten(text)))
                 })?;
-                Ok(Self { partition, random })
+                Ok(Self::new(partition, random))
             }
 
             /// Where its record lives.
@@ -230,7 +232,7 @@ macro_rules! partitioned {
 
         impl fmt::Display for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{}-{:032x}", self.partition, self.random)
+                write!(f, "{}-{:032x}", self.partition, u128::from_be_bytes(self.random))
             }
         }
 
