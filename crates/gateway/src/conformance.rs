@@ -44,7 +44,7 @@ fn answer(request: Request<hyper::body::Incoming>, compression: bool) -> Respons
 }
 
 async fn converse(socket: Socket) {
-    let writes = OutboxLimits { bytes: 4 * LONGEST, frames: usize::MAX, when_full: WhenFull::Close };
+    let writes = OutboxLimits { bytes: 4 * LONGEST, frames: u32::MAX, when_full: WhenFull::Close };
     let mut line = Line::new(socket, Limits::new(LONGEST).with_fragments(FRAGMENTS), writes, Agenda::none());
     let mut talking = Talking::Listens(Echo(Arc::clone(line.outbox())));
     let end = poll_fn(|cx| line.poll_serve(cx, &mut talking, || Duration::ZERO)).await;

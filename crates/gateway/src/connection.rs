@@ -81,7 +81,7 @@ impl Connection {
     ) -> Self {
         let writes = OutboxLimits {
             bytes: node.config.outbox_bytes,
-            frames: node.config.outbox_frames,
+            frames: u32::try_from(node.config.outbox_frames).unwrap_or(u32::MAX),
             when_full: node.config.slow_consumer.into(),
         };
         let agenda =
@@ -188,5 +188,28 @@ impl Talk for Session {
 
     fn ponged_after(&self, took: Duration) {
         self.node.metrics.pong(took);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{hub::Outbox, wire::Wire};
+
+    /// What a runtime adds to the future of a task, which lies at a multiple of 128 bytes.
+    const OF_A_TASK: usize = 104;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        eprintln!(
+            "{} live, {} session, {} line, {} outbox, {} wire",
+            size_of::<Live>(),
+            size_of::<Session>(),
+            size_of::<Line>(),
+            size_of::<Outbox>(),
+            size_of::<Wire>()
+        );
+        assert!(OF_A_TASK + size_of::<Live>() <= 3 * 128, "{} bytes", size_of::<Live>());
+        assert!(size_of::<Outbox>() <= 192, "{} bytes", size_of::<Outbox>());
     }
 }

@@ -171,6 +171,15 @@ impl Decoder {
         self.mode == Mode::Closed
     }
 
+    /// Whether it is where a new one would begin: between two messages, with nothing lent and nothing wrong. Then it need not be
+    /// kept until more comes.
+    pub fn is_as_new(&self) -> bool {
+        self.mode == Mode::Open
+            && self.lent == Lent::Nothing
+            && self.message.is_none()
+            && matches!(self.progress, Progress::Head { have: 0, .. })
+    }
+
     /// Bytes of memory held beside this struct: 0 between messages.
     pub fn held_bytes(&self) -> usize {
         self.assembly.capacity()

@@ -66,6 +66,36 @@ fn control_frames_are_heard_between_the_fragments_and_between_the_reads() {
 }
 
 #[test]
+fn a_decoder_that_is_as_new_may_be_thrown_away() {
+    let stream = [
+        whole(Opcode::Text, b"one"),
+        whole(Opcode::Ping, b"p"),
+        fragment(Opcode::Text, "sm\u{f6}r".as_bytes()),
+        whole(Opcode::Ping, b""),
+        whole(Opcode::Continuation, "g\u{e5}s".as_bytes()),
+        whole(Opcode::Binary, &[7; 300]),
+        whole(Opcode::Text, b"last"),
+    ]
+    .concat();
+    let expected = feed(&mut decoder(Role::Server), &stream);
+    for piece in 1..=stream.len() {
+        let (mut kept, mut heard, mut thrown) = (decoder(Role::Server), Vec::new(), 0);
+        for bytes in stream.chunks(piece) {
+            heard.extend(feed(&mut kept, bytes));
+            if kept.is_as_new() {
+                kept = decoder(Role::Server);
+                thrown += 1;
+            }
+        }
+        assert_eq!(heard, expected, "pieces of {piece}");
+        assert!(thrown > 0, "the stream ends between two messages");
+    }
+    let mut closed = decoder(Role::Server);
+    feed(&mut closed, &whole(Opcode::Close, b""));
+    assert!(!closed.is_as_new(), "after a close frame nothing more may come");
+}
+
+#[test]
 fn fragments_in_the_wrong_place_are_refused() {
     for (stream, expected) in [
         (whole(Opcode::Continuation, b"x"), Violation::NothingToContinue),

@@ -15,10 +15,12 @@ use crate::hub::{Frame, Outbox};
 
 /// See the module.
 pub(super) struct Reader {
-    decoder: Decoder,
+    limits: Limits,
     compression: Option<Agreed>,
+    /// In the middle of something. Boxed, and none in between: then a new one is as good.
+    decoder: Option<Box<Decoder>>,
     /// Read, and not looked at because an action is under way.
-    unread: Vec<u8>,
+    unread: Box<[u8]>,
 }
 
 /// What all connections of a thread share: what a read brings is looked at before the next read.
@@ -44,7 +46,7 @@ pub(crate) enum Said<'a> {
 impl Reader {
     /// `early` is what came right behind the handshake.
     pub(super) fn new(limits: Limits, compression: Option<Agreed>, early: Vec<u8>) -> Self {
-        Self { decoder: Decoder::new(Role::Server, limits), compression, unread: early }
+        Self { limits, compression, decoder: None, unread: early.into() }
     }
 
     /// Looks at what the client says, until nothing is left or something takes time; that. Pending when it says nothing.
@@ -76,6 +78,27 @@ impl Reader {
 
     fn take<T: Talk>(
         &mut self,
+        input: &mut [u8],
+        inflater: &mut Inflater,
+        talk: &T,
+        outbox: &Outbox,
+    ) -> Result<Option<T::Action>, End> {
+        if let Some(mut decoder) = self.decoder.take() {
+            let taken = self.take_with(&mut decoder, input, inflater, talk, outbox);
+            self.decoder = Some(decoder).filter(|decoder| !decoder.is_as_new());
+            return taken;
+        }
+        let mut decoder = Decoder::new(Role::Server, self.limits);
+        let taken = self.take_with(&mut decoder, input, inflater, talk, outbox);
+        if !decoder.is_as_new() {
+            self.decoder = Some(Box::new(decoder));
+        }
+        taken
+    }
+
+    fn take_with<T: Talk>(
+        &mut self,
+        decoder: &mut Decoder,
         mut input: &mut [u8],
         inflater: &mut Inflater,
         talk: &T,
@@ -83,8 +106,8 @@ impl Reader {
     ) -> Result<Option<T::Action>, End> {
         loop {
             let next = match self.compression {
-                Some(_) => self.decoder.next_inflating(&mut input, inflater),
-                None => self.decoder.next(&mut input),
+                Some(_) => decoder.next_inflating(&mut input, inflater),
+                None => decoder.next(&mut input),
             };
             let action = match next.map_err(End::Violation)? {
                 None => return Ok(None),
@@ -99,7 +122,7 @@ impl Reader {
                 Some(Event::Binary(bytes)) => talk.hear(Said::Binary(bytes))?,
             };
             if action.is_some() || !outbox.has_room() {
-                self.unread = input.to_vec();
+                self.unread = Box::from(&*input);
                 return Ok(action);
             }
         }
@@ -108,15 +131,16 @@ impl Reader {
     /// Reads on until the client has closed too: a socket that is closed with something unread is reset, and a reset may overtake
     /// the close code.
     pub(super) async fn read_to_the_end(&mut self, outbox: &Outbox) {
+        let decoder = self.decoder.get_or_insert_with(|| Box::new(Decoder::new(Role::Server, self.limits)));
         poll_fn(|cx| {
             SCRATCH.with_borrow_mut(|Scratch { read, inflater }| {
-                while !self.decoder.heard_close() {
+                while !decoder.heard_close() {
                     match ready!(outbox.poll_read(cx, read)) {
                         Ok(0) | Err(_) => break,
                         Ok(bytes) => {
                             let mut input = read.get_mut(..bytes).unwrap_or_default();
                             // A violation is said once, and then what can be read is a close frame.
-                            while !matches!(self.decoder.next_inflating(&mut input, inflater), Ok(None)) {}
+                            while !matches!(decoder.next_inflating(&mut input, inflater), Ok(None)) {}
                         }
                     }
                 }

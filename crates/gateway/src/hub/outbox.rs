@@ -7,6 +7,7 @@
 //! node at most its outbox.
 
 mod dropped;
+mod frames;
 mod queue;
 mod run;
 #[cfg(test)]
@@ -33,9 +34,15 @@ pub(crate) struct OutboxLimits {
     /// Together; a single frame of any size fits into an empty outbox.
     pub(crate) bytes: usize,
     /// Frames.
-    pub(crate) frames: usize,
+    pub(crate) frames: u32,
     /// What becomes of a message that does not fit.
     pub(crate) when_full: WhenFull,
+}
+
+impl OutboxLimits {
+    fn frames(self) -> usize {
+        usize::try_from(self.frames).unwrap_or(usize::MAX)
+    }
 }
 
 /// What becomes of a message that does not fit.
@@ -105,6 +112,9 @@ impl Outbox {
     pub(crate) fn put(&self, frames: &[Frame]) -> bool {
         let mut queue = self.lock();
         let before = queue.mood();
+        if queue.takes() {
+            queue.reserve(frames.len());
+        }
         for frame in frames {
             self.add(&mut queue, frame);
         }
@@ -139,12 +149,12 @@ impl Outbox {
         let waiting = self.lock().replayed();
         let bytes: usize = waiting + frames.iter().map(Frame::len).sum::<usize>();
         let single = frames.len() <= 1 && waiting == 0;
-        single || (frames.len() <= REPLAY * self.limits.frames && bytes <= REPLAY * self.limits.bytes)
+        single || (frames.len() <= REPLAY * self.limits.frames() && bytes <= REPLAY * self.limits.bytes)
     }
 
     /// Whether the client reads its answers: whoever does not is not read from either.
     pub(crate) fn has_room(&self) -> bool {
-        self.lock().holds_at_most(self.limits.frames / 2, self.limits.bytes / 2)
+        self.lock().holds_at_most(self.limits.frames() / 2, self.limits.bytes / 2)
     }
 
     /// Writes what waits, as far as the kernel takes it.

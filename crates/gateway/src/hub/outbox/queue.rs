@@ -1,12 +1,17 @@
 //! The state of an outbox: frames that wait, how far the first one is written, and what the connection has to be told. Plain
 //! data under one lock; the only thing from outside is the sink that is handed in.
 
-use std::{collections::VecDeque, io, task::Waker};
+use std::{io, task::Waker};
 
 use countersign_protocol::close::{self, Close};
 use countersign_ws::deflate::Agreed;
 
-use super::{Attention, Frame, OutboxLimits, WhenFull, Wire, dropped::Dropped, run};
+use super::{
+    Attention, Frame, OutboxLimits, WhenFull, Wire,
+    dropped::Dropped,
+    frames::{Frames, Waiting},
+    run,
+};
 #[cfg(test)]
 use crate::simulation::Flaw;
 
@@ -15,7 +20,7 @@ use crate::simulation::Flaw;
 pub(super) struct Queue {
     /// In what form frames are written.
     compression: Option<Agreed>,
-    frames: VecDeque<Waiting>,
+    frames: Frames,
     /// Bytes of the first frame that are the kernel's already.
     written: usize,
     /// Of what is not owed.
@@ -28,14 +33,13 @@ pub(super) struct Queue {
     blocked: bool,
     /// Somebody is about to write.
     claimed: bool,
-    /// The socket is broken, and so many frames were never written.
-    gone: Option<usize>,
     /// Bytes, ever.
     written_ever: u64,
     leave: Option<bool>,
     /// The connection's alarm has rung.
     alarm: bool,
-    close: Option<Close>,
+    /// Why nothing is taken any more. Boxed: it comes once.
+    end: Option<Box<End>>,
     /// The connection's task, while it waits.
     owner: Option<Waker>,
     /// Messages that were left out and that the client was not told of. Boxed: almost nobody has any.
@@ -50,10 +54,11 @@ pub(super) struct Mood {
     closing: bool,
 }
 
-#[derive(Debug)]
-pub(super) struct Waiting {
-    pub(super) frame: Frame,
-    owed: bool,
+#[derive(Debug, Default)]
+struct End {
+    /// The socket is broken, and so many frames were never written.
+    gone: Option<usize>,
+    close: Option<Close>,
 }
 
 impl Queue {
@@ -63,7 +68,12 @@ impl Queue {
 
     /// Whether frames are still taken.
     pub(super) fn takes(&self) -> bool {
-        self.close.is_none() && self.gone.is_none()
+        self.end.is_none()
+    }
+
+    /// So many are about to be added.
+    pub(super) fn reserve(&mut self, frames: usize) {
+        self.frames.reserve(frames);
     }
 
     /// Adds a frame if it fits, behind the news of what was left out of its address.
@@ -71,7 +81,7 @@ impl Queue {
         let counted = self.frames.len() - self.owed_frames;
         #[cfg(test)]
         let counted = if Flaw::NoLimits.is_made() { 0 } else { counted };
-        if counted > 0 && (counted >= limits.frames || self.bytes + frame.len() > limits.bytes) {
+        if counted > 0 && (counted >= limits.frames() || self.bytes + frame.len() > limits.bytes) {
             return false;
         }
         self.tell_dropped_of(frame);
@@ -108,13 +118,13 @@ impl Queue {
 
     /// Promises to write, unless somebody has promised it or the owner will when the kernel takes more.
     pub(super) fn claim(&mut self) -> bool {
-        !self.frames.is_empty() && !self.blocked && self.gone.is_none() && !std::mem::replace(&mut self.claimed, true)
+        !self.frames.is_empty() && !self.blocked && !self.is_gone() && !std::mem::replace(&mut self.claimed, true)
     }
 
     /// Writes until nothing waits or the kernel takes no more.
     pub(super) fn write(&mut self, wire: &Wire) {
         self.claimed = false;
-        while !self.blocked && self.gone.is_none() {
+        while !self.blocked && !self.is_gone() {
             if self.frames.is_empty() && !self.tell_dropped() {
                 break;
             }
@@ -125,10 +135,6 @@ impl Queue {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => self.broke(),
             }
-        }
-        // An idle connection keeps no memory for a burst that it once had.
-        if self.frames.is_empty() && self.frames.capacity() > KEPT_FRAMES {
-            self.frames = VecDeque::new();
         }
     }
 
@@ -176,7 +182,8 @@ impl Queue {
 
     /// The socket is broken: nothing is written any more.
     pub(super) fn broke(&mut self) {
-        self.gone.get_or_insert(self.frames.len());
+        let unwritten = self.frames.len();
+        self.end.get_or_insert_default().gone.get_or_insert(unwritten);
         self.forget();
         self.written = 0;
     }
@@ -190,10 +197,10 @@ impl Queue {
     }
 
     pub(super) fn close(&mut self, reason: Close) {
-        if self.close.is_some() {
+        if self.closing().is_some() {
             return;
         }
-        self.close = Some(reason);
+        self.end.get_or_insert_default().close = Some(reason);
         if reason != close::DRAIN {
             self.forget();
             self.dropped = None;
@@ -202,18 +209,18 @@ impl Queue {
 
     /// The last frame of all, behind a frame of which a part is written: half a frame would make noise of what follows.
     pub(super) fn last(&mut self, frame: Frame) {
-        self.close.get_or_insert(close::DRAIN);
+        self.end.get_or_insert_default().close.get_or_insert(close::DRAIN);
         self.forget();
         self.dropped = None;
-        if self.gone.is_none() {
+        if !self.is_gone() {
             self.add_owed(frame);
         }
     }
 
     /// Forgets what waits, but for the rest of a frame of which a part is written.
     fn forget(&mut self) {
-        let begun = (self.written > 0 && self.gone.is_none()).then(|| self.frames.pop_front()).flatten();
-        self.frames = VecDeque::new();
+        let begun = (self.written > 0 && !self.is_gone()).then(|| self.frames.pop_front()).flatten();
+        self.frames = Frames::default();
         (self.bytes, self.owed_frames, self.replayed) = (0, 0, 0);
         if let Some(Waiting { frame, .. }) = begun {
             self.add_owed(frame);
@@ -222,7 +229,7 @@ impl Queue {
 
     /// What the connection has to see to, if there is something.
     pub(super) fn attention(&mut self) -> Option<Attention> {
-        if let Some(unwritten) = self.gone {
+        if let Some(unwritten) = self.end.as_ref().and_then(|end| end.gone) {
             return Some(Attention::Gone { unwritten });
         }
         if self.leave == Some(true) {
@@ -232,15 +239,23 @@ impl Queue {
         if std::mem::take(&mut self.alarm) {
             return Some(Attention::Alarm);
         }
-        match self.close {
+        match self.closing() {
             Some(close::DRAIN) if !self.frames.is_empty() => None,
             reason => reason.map(Attention::Close),
         }
     }
 
+    fn is_gone(&self) -> bool {
+        self.end.as_ref().is_some_and(|end| end.gone.is_some())
+    }
+
+    fn closing(&self) -> Option<Close> {
+        self.end.as_ref().and_then(|end| end.close)
+    }
+
     /// What the owner has to know of: when it changes, the owner is woken.
     pub(super) fn mood(&self) -> Mood {
-        Mood { blocked: self.blocked, gone: self.gone.is_some(), closing: self.close.is_some() }
+        Mood { blocked: self.blocked, gone: self.is_gone(), closing: self.closing().is_some() }
     }
 
     pub(super) fn owner(&mut self) -> Option<Waker> {
@@ -287,6 +302,3 @@ impl Queue {
         self.replayed
     }
 }
-
-/// Frames that an idle connection's queue may keep room for.
-const KEPT_FRAMES: usize = 8;

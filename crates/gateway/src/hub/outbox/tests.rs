@@ -66,11 +66,11 @@ impl Sink for Arc<Kernel> {
     }
 }
 
-fn limits(bytes: usize, frames: usize) -> OutboxLimits {
+fn limits(bytes: usize, frames: u32) -> OutboxLimits {
     OutboxLimits { bytes, frames, when_full: WhenFull::Close }
 }
 
-fn outbox(kernel: &Arc<Kernel>, bytes: usize, frames: usize) -> Outbox {
+fn outbox(kernel: &Arc<Kernel>, bytes: usize, frames: u32) -> Outbox {
     Outbox::new(limits(bytes, frames), None, Box::new(Arc::clone(kernel)))
 }
 
