@@ -194,21 +194,13 @@ impl Talk for Session {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{hub::Outbox, wire::Wire};
+    use crate::hub::Outbox;
 
-    /// What a runtime adds to the future of a task, which lies at a multiple of 128 bytes.
+    /// What the runtime adds to the future of a task, and takes together in multiples of 128 bytes.
     const OF_A_TASK: usize = 104;
 
     #[test]
     fn an_idle_connection_is_small() {
-        eprintln!(
-            "{} live, {} session, {} line, {} outbox, {} wire",
-            size_of::<Live>(),
-            size_of::<Session>(),
-            size_of::<Line>(),
-            size_of::<Outbox>(),
-            size_of::<Wire>()
-        );
         assert!(OF_A_TASK + size_of::<Live>() <= 3 * 128, "{} bytes", size_of::<Live>());
         assert!(size_of::<Outbox>() <= 192, "{} bytes", size_of::<Outbox>());
     }

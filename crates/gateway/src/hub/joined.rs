@@ -9,7 +9,9 @@ use countersign_backplane::ChannelNumber;
 #[derive(Debug)]
 pub(super) enum Joined {
     Few(Vec<(ChannelNumber, u32)>),
-    Many(HashMap<ChannelNumber, u32>),
+    /// Boxed: nearly nobody is in as many.
+    #[allow(clippy::box_collection, reason = "three words less for every connection")]
+    Many(Box<HashMap<ChannelNumber, u32>>),
 }
 
 /// From here on a table is quicker.
@@ -49,7 +51,7 @@ impl Joined {
                     rooms.reserve_exact(1);
                     rooms.push((room, place));
                 } else {
-                    *self = Self::Many(rooms.drain(..).chain([(room, place)]).collect());
+                    *self = Self::Many(Box::new(rooms.drain(..).chain([(room, place)]).collect()));
                 }
             }
             Self::Many(rooms) => drop(rooms.insert(room, place)),
