@@ -10,9 +10,9 @@ use cli::{Cli, Command};
 use countersign_gateway::{Config, Gateway, Running, config, config::ConfigError, logging};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-#[cfg(feature = "mimalloc")]
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
