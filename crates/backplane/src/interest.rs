@@ -90,7 +90,6 @@ impl Changes {
 #[derive(Debug)]
 pub struct Wanted {
     interest: Arc<Interest>,
-    channel: Channel,
     number: ChannelNumber,
 }
 
@@ -157,14 +156,12 @@ impl Interest {
         let State { channels, dirty, .. } = &mut *state;
         let entry = channels.get_mut(number.index()).expect("it was entered just now");
         entry.wants += 1;
-        // One name in memory, whoever spelled it.
-        let channel = entry.channel.clone();
         if entry.wants == 1 && entry.subscription != Subscription::Present {
             dirty.of_mut(channel.audience()).insert(number);
             self.changed.of(channel.audience()).notify_one();
         }
         drop(state);
-        Wanted { interest: Arc::clone(self), channel, number }
+        Wanted { interest: Arc::clone(self), number }
     }
 
     /// How many channels are wanted.
@@ -309,9 +306,10 @@ impl Wanted {
         confirmation.await.ok();
     }
 
-    /// Which channel.
-    pub fn channel(&self) -> &Channel {
-        &self.channel
+    /// Which channel: looked up, because there are many wishes and few who ask.
+    pub fn channel(&self) -> Channel {
+        let state = self.interest.lock();
+        state.channels.get(self.number.index()).expect("a wanted channel is entered").channel.clone()
     }
 
     /// Its number: nobody else's for as long as it is wanted.

@@ -4,11 +4,13 @@
 use std::collections::HashMap;
 
 use countersign_backplane::ChannelNumber;
+use smallvec::SmallVec;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) enum Joined {
-    Few(Vec<(ChannelNumber, u32)>),
+    /// Everybody's messages, the user's own, and one topic need no memory beside.
+    Few(SmallVec<[(ChannelNumber, u32); 3]>),
     /// Boxed: nearly nobody is in as many.
     #[allow(clippy::box_collection, reason = "three words less for every connection")]
     Many(Box<HashMap<ChannelNumber, u32>>),
@@ -20,7 +22,7 @@ const MANY: usize = 32;
 impl Joined {
     /// In no room.
     pub(super) fn new() -> Self {
-        Self::Few(Vec::new())
+        Self::Few(SmallVec::new())
     }
 
     pub(super) fn len(&self) -> usize {
@@ -47,8 +49,6 @@ impl Joined {
                 if let Some((_, stands)) = rooms.iter_mut().find(|(one, _)| *one == room) {
                     *stands = place;
                 } else if rooms.len() < MANY {
-                    // One at a time: most connections stay at two or three.
-                    rooms.reserve_exact(1);
                     rooms.push((room, place));
                 } else {
                     *self = Self::Many(Box::new(rooms.drain(..).chain([(room, place)]).collect()));

@@ -136,10 +136,11 @@ impl Hub {
         if crate::simulation::Flaw::IgnoresInterruptions.is_made() {
             return;
         }
-        for room in state.rooms.iter_mut().filter(|room| room.channel().audience() == audience) {
+        for room in state.rooms.iter_mut() {
+            let channel = room.channel();
             // Who is still joining reads after this, or does not join.
-            let fillable = room.channel().address().is_some() || matches!(room.channel(), Channel::Presence(_));
-            if fillable && room.is_live() {
+            let fillable = channel.address().is_some() || matches!(channel, Channel::Presence(_));
+            if channel.audience() == audience && fillable && room.is_live() {
                 room.hold();
             }
         }
@@ -152,7 +153,7 @@ impl Hub {
         let holding = state.rooms.iter_mut().filter(|room| room.holds());
         let look = |room: &mut Room| {
             room.looked_at();
-            (room.channel().clone(), room.last().cloned())
+            (room.channel(), room.last().cloned())
         };
         let mut holding: Vec<_> = holding.map(look).collect();
         drop(state);
@@ -275,7 +276,7 @@ impl Membership {
             return Err(NotJoined::TooMany);
         }
         let wanted = self.hub.interest.want(channel);
-        let room = rooms.get_or_insert_with(wanted.number(), || Room::new(self.hub.interest.want(wanted.channel())));
+        let room = rooms.get_or_insert_with(wanted.number(), || Room::new(self.hub.interest.want(channel)));
         connected.joined.stand_in(wanted.number(), room.members.len());
         room.members.push(Member::joining(self.connection, Arc::clone(&self.outbox)));
         Ok(Joining { hub: Arc::clone(&self.hub), connection: self.connection, wanted, interruptions, completed: false })

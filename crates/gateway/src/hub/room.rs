@@ -64,7 +64,7 @@ impl Room {
     }
 
     /// Whose messages are heard here.
-    pub(super) fn channel(&self) -> &Channel {
+    pub(super) fn channel(&self) -> Channel {
         self.wanted.channel()
     }
 
