@@ -122,8 +122,7 @@ impl Listener for Relay {
     }
 
     fn resumed(&self, audience: Audience) {
-        // Holes that were filled meanwhile were filled too early.
-        self.hub.interrupt(audience);
+        self.hub.resume(audience);
         tracing::info!(audience = audience.as_str(), "the subscription is back");
         self.holes.notify_one();
     }

@@ -53,6 +53,8 @@ struct State {
     rooms: Rooms,
     /// How often the subscription of an audience broke or came back.
     interruptions: ByAudience<u64>,
+    /// Whether it is broken now: what is filled before it is back would have to be filled again.
+    broken: ByAudience<bool>,
 }
 
 #[derive(Debug)]
@@ -126,11 +128,20 @@ impl Hub {
         }
     }
 
-    /// The subscription of an audience is interrupted, or was until now: every address of it, and who joins and leaves it,
-    /// holds back what follows until [`Self::release`]. Told at both ends, because whoever fills holes can do so before the
-    /// interruption is over.
+    /// The subscription of an audience is broken: every address of it, and who joins and leaves it, holds back what follows
+    /// until [`Self::release`].
     pub(crate) fn interrupt(&self, audience: Audience) {
+        self.hold(audience, true);
+    }
+
+    /// It was broken until now. Whoever fills holes may have begun before, so all of it is held back once more.
+    pub(crate) fn resume(&self, audience: Audience) {
+        self.hold(audience, false);
+    }
+
+    fn hold(&self, audience: Audience, broken: bool) {
         let mut state = self.lock();
+        *state.broken.of_mut(audience) = broken;
         *state.interruptions.of_mut(audience) += 1;
         #[cfg(test)]
         if crate::simulation::Flaw::IgnoresInterruptions.is_made() {
@@ -146,11 +157,12 @@ impl Hub {
         }
     }
 
-    /// The addresses that hold back what follows, and up to where their members have heard; in an order that does not depend on
-    /// chance.
+    /// The addresses that hold back what follows and whose subscription is not broken, and up to where their members have heard;
+    /// in an order that does not depend on chance.
     pub(crate) fn holding(&self) -> Vec<(Channel, Option<Position>)> {
         let mut state = self.lock();
-        let holding = state.rooms.iter_mut().filter(|room| room.holds());
+        let State { rooms, broken, .. } = &mut *state;
+        let holding = rooms.iter_mut().filter(|room| room.holds() && !broken.of(room.channel().audience()));
         let look = |room: &mut Room| {
             room.looked_at();
             (room.channel(), room.last().cloned())
@@ -265,7 +277,7 @@ impl Membership {
     /// `most` rooms.
     pub(crate) fn join(&self, channel: &Channel, most: usize) -> Result<Joining, NotJoined> {
         let mut state = self.hub.lock();
-        let State { connections, rooms, interruptions } = &mut *state;
+        let State { connections, rooms, interruptions, .. } = &mut *state;
         let interruptions = AtomicU64::new(*interruptions.of(channel.audience()));
         let connected = connections.get_mut(self.connection).expect("a membership's connection is in the hub");
         let number = self.hub.interest.number_of(channel);

@@ -48,6 +48,13 @@ fn live(member: &Membership, channel: &Channel) {
     member.join(channel, 10).unwrap().complete(&[], None, &HashSet::new());
 }
 
+/// The subscription breaks and is back, and somebody begins to look what is missing.
+fn interruption(hub: &Hub) {
+    hub.interrupt(Audience::Crowd);
+    hub.resume(Audience::Crowd);
+    drop(hub.holding());
+}
+
 fn say(hub: &Hub, channel: &Channel, text: &str) {
     deliver(hub, [(channel.clone(), Frame::plain(text))]);
 }
@@ -138,12 +145,26 @@ fn a_hole_in_the_numbering_is_filled_before_what_follows_it() {
 }
 
 #[test]
+fn what_is_broken_is_filled_when_it_is_back_and_what_is_whole_is_left_alone() {
+    let (hub, _) = hub();
+    let device = connect(&hub);
+    let alice = Channel::User(countersign_protocol::UserId::parse("alice").unwrap());
+    live(&device, &topic("a"));
+    live(&device, &alice);
+    hub.interrupt(Audience::Crowd);
+    assert_eq!(hub.holding(), [], "it would have to be filled again");
+    say(&hub, &alice, "to alice");
+    hub.resume(Audience::Crowd);
+    assert_eq!((hub.holding(), sent(&device)), (vec![(topic("a"), None)], vec!["to alice".to_owned()]));
+}
+
+#[test]
 fn what_cannot_be_filled_is_told_and_the_rest_follows() {
     let (hub, _) = hub();
     let alice = connect(&hub);
     live(&alice, &topic("a"));
     deliver(&hub, [(topic("a"), at("1", "e", 1))]);
-    hub.interrupt(Audience::Crowd);
+    interruption(&hub);
     deliver(&hub, [(topic("a"), at("8", "f", 8)), (topic("a"), at("9", "f", 9))]);
     assert!(!hub.release(&topic("a"), Missed::Gap(Frame::plain("gap"), Some(Position::new("f", 8)))));
     assert_eq!(sent(&alice), ["1", "gap", "9"]);
@@ -155,7 +176,7 @@ fn a_numbering_that_was_torn_is_heard_to_its_end_and_the_next_one_from_its_begin
     let alice = connect(&hub);
     live(&alice, &topic("a"));
     deliver(&hub, [(topic("a"), at("1", "e", 1))]);
-    hub.interrupt(Audience::Crowd);
+    interruption(&hub);
     deliver(&hub, [(topic("a"), at("n1", "f", 1)), (topic("a"), at("n2", "f", 2)), (topic("a"), at("n3", "f", 3))]);
     let (left, next) = (vec![at("2", "e", 2)], vec![at("n1", "f", 1), at("n2", "f", 2)]);
     let torn = Missed::Torn(left, Frame::plain("gap"), next, Position::new("f", 2));
@@ -169,7 +190,7 @@ fn another_hole_behind_the_first_is_seen() {
     let alice = connect(&hub);
     live(&alice, &topic("a"));
     deliver(&hub, [(topic("a"), at("1", "e", 1))]);
-    hub.interrupt(Audience::Crowd);
+    interruption(&hub);
     deliver(&hub, [(topic("a"), at("3", "e", 3)), (topic("a"), at("6", "e", 6)), (topic("a"), at("7", "e", 7))]);
     assert!(hub.release(&topic("a"), known(&["2", "3"], "e", 3)));
     assert_eq!(hub.holding(), [(topic("a"), Some(Position::new("e", 3)))]);
@@ -207,7 +228,7 @@ fn whoever_comes_during_a_hole_gets_what_it_has_not_been_told() {
     let (alice, bob) = (connect(&hub), connect(&hub));
     live(&alice, &topic("a"));
     deliver(&hub, [(topic("a"), at("1", "e", 1))]);
-    hub.interrupt(Audience::Crowd);
+    interruption(&hub);
     bob.join(&topic("a"), 10).unwrap().complete(&[], Some(&Position::new("e", 2)), &HashSet::new());
     deliver(&hub, [(topic("a"), at("4", "e", 4))]);
     hub.release(&topic("a"), known(&["2", "3", "4"], "e", 4));
@@ -324,7 +345,7 @@ fn a_hole_before_anything_was_heard_is_filled_from_where_the_first_member_was() 
     for (device, read) in [(&late, 72), (&early, 70)] {
         device.join(&topic("a"), 10).unwrap().complete(&[], Some(&Position::new("e", read)), &HashSet::new());
     }
-    hub.interrupt(Audience::Crowd);
+    interruption(&hub);
     assert_eq!(hub.holding(), [(topic("a"), Some(Position::new("e", 70)))]);
     let missed = (71..=73).map(|offset| at(&offset.to_string(), "e", offset)).collect();
     hub.release(&topic("a"), Missed::Messages(missed, Position::new("e", 73)));

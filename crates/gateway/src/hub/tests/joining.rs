@@ -30,9 +30,10 @@ fn what_was_read_of_a_hole_before_another_interruption_does_not_fill_it() {
     let alice = connect(&hub);
     live(&alice, &topic("a"));
     deliver(&hub, [(topic("a"), at("1", "e", 1))]);
-    hub.interrupt(Audience::Crowd);
+    interruption(&hub);
     assert_eq!(hub.holding().len(), 1);
     hub.interrupt(Audience::Crowd);
+    hub.resume(Audience::Crowd);
     assert!(hub.release(&topic("a"), known(&["2"], "e", 2)), "3 was lost after 2 was read");
     assert_eq!((sent(&alice), hub.holding().len()), (vec!["1".to_owned()], 1));
     assert!(!hub.release(&topic("a"), known(&["2", "3"], "e", 3)));
@@ -71,7 +72,7 @@ fn where_a_room_is_whose_members_were_told_of_different_numberings_is_not_known(
     let (alice, bob) = (connect(&hub), connect(&hub));
     alice.join(&topic("a"), 10).unwrap().complete(&[], Some(&Position::new("e", 4)), &HashSet::new());
     bob.join(&topic("a"), 10).unwrap().complete(&[], Some(&Position::beginning()), &HashSet::new());
-    hub.interrupt(Audience::Crowd);
+    interruption(&hub);
     assert_eq!(hub.holding(), [(topic("a"), None)], "a history from the beginning says nothing of what follows e:4");
 }
 
@@ -80,11 +81,11 @@ fn whoever_joins_while_the_subscription_breaks_comes_back() {
     let (hub, _) = hub();
     let (alice, bob) = (connect(&hub), connect(&hub));
     let joining = alice.join(&topic("a"), 10).unwrap();
-    hub.interrupt(Audience::Crowd);
+    interruption(&hub);
     joining.complete(&[Frame::plain("confirmed")], Some(&Position::new("e", 1)), &HashSet::new());
     assert_eq!(closed(&alice), Some(close::UNAVAILABLE), "2 may have been lost after 1 was read");
     let joining = bob.join(&topic("a"), 10).unwrap();
-    hub.interrupt(Audience::Crowd);
+    interruption(&hub);
     joining.reads();
     joining.complete(&[Frame::plain("confirmed")], Some(&Position::new("e", 2)), &HashSet::new());
     assert_eq!((closed(&bob), sent(&bob)), (None, vec!["confirmed".to_owned()]));
@@ -120,7 +121,7 @@ fn whoever_was_told_of_more_than_a_gap_when_it_came_is_not_told_to_go_back() {
     let (alice, bob) = (connect(&hub), connect(&hub));
     live(&alice, &topic("a"));
     deliver(&hub, [(topic("a"), at("1", "e", 1))]);
-    hub.interrupt(Audience::Crowd);
+    interruption(&hub);
     bob.join(&topic("a"), 10).unwrap().complete(&[], Some(&Position::new("e", 9)), &HashSet::new());
     deliver(&hub, [(topic("a"), at("9", "e", 9)), (topic("a"), at("10", "e", 10))]);
     hub.release(&topic("a"), gap("e", 8));
@@ -143,7 +144,7 @@ fn whoever_subscribes_again_is_told_where_it_is() {
     assert_eq!(again(), ["e:5"], "what it was told when it came");
     deliver(&hub, [(topic("a"), at("5", "e", 5)), (topic("a"), at("6", "e", 6))]);
     assert_eq!(again(), ["6", "e:6"], "what it has heard");
-    hub.interrupt(Audience::Crowd);
+    interruption(&hub);
     deliver(&hub, [(topic("a"), at("8", "e", 8))]);
     assert_eq!(again(), ["e:6"], "not what is held back");
     hub.release(&topic("a"), gap("f", 1));
@@ -156,7 +157,7 @@ fn whoever_was_told_of_the_new_numbering_hears_nothing_of_the_old_one() {
     let (alice, bob, carol) = (connect(&hub), connect(&hub), connect(&hub));
     live(&alice, &topic("a"));
     deliver(&hub, [(topic("a"), at("1", "e", 1))]);
-    hub.interrupt(Audience::Crowd);
+    interruption(&hub);
     bob.join(&topic("a"), 10).unwrap().complete(&[], Some(&Position::new("f", 0)), &HashSet::new());
     carol.join(&topic("a"), 10).unwrap().complete(&[], Some(&Position::new("f", 3)), &HashSet::new());
     let torn = |told: u64, next: Vec<Frame>| {
@@ -165,7 +166,7 @@ fn whoever_was_told_of_the_new_numbering_hears_nothing_of_the_old_one() {
     hub.release(&topic("a"), torn(0, vec![at("n1", "f", 1), at("n2", "f", 2)]));
     assert_eq!(sent(&alice), ["1", "2", "gap", "n1", "n2"]);
     assert_eq!((sent(&bob), sent(&carol)), (vec!["n1".to_owned(), "n2".to_owned()], vec![]));
-    hub.interrupt(Audience::Crowd);
+    interruption(&hub);
     let dora = connect(&hub);
     dora.join(&topic("a"), 10).unwrap().complete(&[], Some(&Position::new("f", 1)), &HashSet::new());
     hub.release(&topic("a"), torn(2, vec![]));
@@ -178,9 +179,9 @@ fn what_was_held_back_before_another_interruption_is_looked_for_in_the_history()
     let alice = connect(&hub);
     live(&alice, &topic("a"));
     deliver(&hub, [(topic("a"), at("1", "e", 1))]);
-    hub.interrupt(Audience::Crowd);
+    interruption(&hub);
     deliver(&hub, [(topic("a"), at("3", "e", 3)), (topic("a"), Frame::plain("bare"))]);
-    hub.interrupt(Audience::Crowd);
+    interruption(&hub);
     deliver(&hub, [(topic("a"), at("n2", "f", 2))]);
     hub.holding();
     assert!(!hub.release(&topic("a"), gap("f", 1)));
