@@ -8,7 +8,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::workloads::Workload;
 use crate::{
@@ -146,7 +146,11 @@ impl Peer {
                 let mut command = Command::new("sh");
                 command.arg(recipe.join("peer")).arg("build").arg(&cache).stdin(Stdio::null());
                 let status = command.stdout(out.try_clone()?).stderr(out).status()?;
-                ensure!(status.success(), "it does not build here, {} says why", log.display());
+                if !status.success() {
+                    // Where it says so is of this machine, and the reason goes into a document.
+                    progress.say(format_args!("{} says why {} does not build", log.display(), self.name));
+                    bail!("it does not build here");
+                }
                 fs::write(done, "")?;
                 Ok(())
             }
