@@ -430,4 +430,33 @@ mod tests {
         }
         assert_eq!(gone, 1198);
     }
+
+    /// Does not take the second write, which is the first renewal.
+    struct Refuses(mpsc::Sender<Instant>, std::sync::atomic::AtomicU32);
+
+    impl Write<u32> for Refuses {
+        async fn write(&self, batch: &Batch<u32>) -> Vec<u32> {
+            self.0.try_send(Instant::now()).unwrap();
+            let turn = self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            if turn == 1 { batch.hold.clone() } else { Vec::new() }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_that_failed_is_tried_again_before_the_lease_ends() {
+        let leases = Leases::new();
+        leases.take(1);
+        let (sender, mut written) = mpsc::channel(100);
+        let kept = Arc::clone(&leases);
+        let keeping = tokio::spawn(async move {
+            let writer = Refuses(sender, std::sync::atomic::AtomicU32::new(0));
+            keep(&kept, TTL, std::future::pending(), &writer).await;
+        });
+        let first = written.recv().await.unwrap();
+        let refused = written.recv().await.unwrap();
+        let again = timeout(TTL, written.recv()).await.expect("what is held is renewed for ever").unwrap();
+        assert!(again - refused <= 2 * PAUSE, "after {:?}", again - refused);
+        assert!(again - first < lease(TTL), "the lease that it renews has not ended");
+        keeping.abort();
+    }
 }
