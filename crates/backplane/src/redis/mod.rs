@@ -70,7 +70,7 @@ use self::{
     lanes::Lanes,
     link::{LinkState, Links},
     messages::RedisMessages,
-    probe::Probe,
+    probe::{OwnChannel, Probe},
     replicas::Replicas,
     subscriber::Subscriber,
     topology::Topology,
@@ -141,8 +141,8 @@ pub fn connect(
         };
         let link = Arc::new(LinkState::new(Arc::clone(&links), audience, topology.place()));
         let probe = Arc::new(Probe::new());
-        let prober =
-            Arc::clone(&probe).run(keys.channel(&own), Arc::clone(&lanes), Arc::clone(&link), Arc::clone(listener));
+        let own_channel = OwnChannel { name: keys.channel(&own), lanes: Arc::clone(&lanes) };
+        let prober = Arc::clone(&probe).run(own_channel, Arc::clone(&link), Arc::clone(listener));
         let subscriber = Subscriber {
             audience,
             tls: tls.clone(),

@@ -17,7 +17,7 @@ use super::{
     failure::CommandError,
     keys::Keys,
     link::LinkState,
-    probe::Probe,
+    probe::{Echo, Probe},
     pubsub::{Brought, PubSub, PubSubError},
     topology::Topology,
 };
@@ -194,8 +194,12 @@ impl<'a> Session<'a> {
 
     fn heard(&self, published: Published) -> Option<Heard> {
         let Published { channel, number, bytes } = published;
-        if channel == self.owner.own && self.owner.probe.hears(&bytes) {
-            self.owner.link.heard(self.number);
+        if channel == self.owner.own
+            && let Some(echo) = self.owner.probe.hears(&bytes)
+        {
+            if echo == Echo::Own {
+                self.owner.link.heard(self.number);
+            }
             return None;
         }
         match wire::decode(bytes) {

@@ -146,11 +146,34 @@ async fn a_subscription_that_is_silently_dead_is_found_by_the_probe_and_made_aga
     assert_eq!(node.publish(publication("a", "into the void", 0)).await.unwrap().nodes, Some(1));
     node.until_link(false).await;
     node.ear.until("the resumption", |memory| memory.resumed == 1).await;
+    let back = Instant::now();
     node.until_link(true).await;
+    // The new session is proved at once, which takes milliseconds. A probe that was sent to the old one was waited for
+    // three seconds.
+    assert!(back.elapsed() < Duration::from_secs(1), "the node was not ready for {:?} too long", back.elapsed());
     node.publish(publication("a", "heard again", 0)).await.unwrap();
     let memory = node.ear.until("the message", |memory| !memory.on(&topic("a")).is_empty()).await;
     assert_eq!(memory.on(&topic("a")), [message("heard again").as_str()]);
     assert_eq!((memory.interrupted, memory.resumed), (1, 1));
+}
+
+/// A pause between two tries is two seconds at most; the rest is for connecting, subscribing and a probe on a busy machine.
+const BACK_WITHIN: Duration = Duration::from_secs(3);
+
+#[tokio::test]
+async fn a_redis_that_comes_back_is_used_as_soon_as_it_is_tried_again() {
+    let server = Server::start();
+    let node = Node::up(&server.url(), Settings::default()).await;
+    for away in [300, 1200, 2500] {
+        server.process.kill();
+        node.until_link(false).await;
+        // An absence of a length of its own, so that it ends at another point of the node's pauses.
+        tokio::time::sleep(Duration::from_millis(away)).await;
+        server.process.start_again();
+        let back = Instant::now();
+        node.until_link(true).await;
+        assert!(back.elapsed() < BACK_WITHIN, "after {away} ms it took {:?}", back.elapsed());
+    }
 }
 
 #[tokio::test]
