@@ -140,6 +140,43 @@ async fn a_wait_ends_in_time_even_when_redis_stands_still() {
     assert_eq!((&answer["status"], &answer["proceed"]), (&json!("timed_out"), &json!(false)), "{answer}");
 }
 
+/// A guarantee: a caller hears within a second after the deadline of what it asked.
+const PAST_DEADLINE: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn a_question_to_a_redis_that_swallows_everything_is_answered_within_its_deadline_and_a_second() {
+    let redis = RedisServer::start().await;
+    let proxy = TcpProxy::to(redis.address()).await;
+    let node = Node::builder().env("REDIS_URL", format!("redis://{}/", proxy.address())).start().await;
+    let api = node.api();
+    let message = json!({"type": "news"});
+    proxy.stall();
+    let begun = Instant::now();
+    let (asked, opened, acked) = tokio::join!(
+        api.notify("alice", "t1", "", json!({"timeout": 0.5, "idempotency_key": "k1"})),
+        api.notify("alice", "t2", "?wait=0", json!({"timeout": 0.6})),
+        async {
+            let acked = api.post("/v1/users/alice/messages?ack=true&timeout=0.5", &message).await;
+            (acked.status, begun.elapsed())
+        },
+    );
+    let took = begun.elapsed();
+    assert!(took < Duration::from_millis(600) + PAST_DEADLINE, "{took:?}");
+    assert!((acked.0, acked.1 < Duration::from_millis(500) + PAST_DEADLINE) == (503, true), "{acked:?}");
+    let ids: Vec<String> = [asked, opened].into_iter().map(|reply| callback_id(&reply.expect_status(503))).collect();
+    proxy.resume();
+    node.wait_for_readiness(200).await;
+    // Whether it was put is not known: it has ended by now, or there is no such question.
+    for id in &ids {
+        let state = api.wait(id, 5).await;
+        assert!(state.status == 404 || state.body["status"] == "timed_out", "{state:?}");
+    }
+    // The key finds the same question, or puts it now.
+    let again =
+        api.notify("alice", "t1", "", json!({"timeout": 0.5, "idempotency_key": "k1"})).await.expect_status(200);
+    assert_eq!(again["status"], "timed_out", "{again}");
+}
+
 #[tokio::test]
 async fn a_node_that_dies_takes_no_question_and_no_answer_with_it() {
     let cluster = Cluster::start(3).await;

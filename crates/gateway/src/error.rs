@@ -2,7 +2,7 @@
 //! it into `application/problem+json`, library users see it as it is.
 
 use countersign_backplane::BackplaneError;
-use countersign_protocol::FieldError;
+use countersign_protocol::{CallbackId, FieldError};
 
 /// Why the gateway did not do what was asked.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -16,6 +16,17 @@ pub enum GatewayError {
     /// Whether it was done is not known, or it was not: repeat with the same id or key.
     #[error("not done for certain ({0}): repeat with the same id or idempotency key")]
     Unavailable(String),
+    /// Whether the question was put is not known: read it by its id, which finds nothing if it was not, or repeat with the
+    /// same key.
+    #[error(
+        "it is not known whether the question was put ({why}): read callback {id}, or repeat with the same idempotency key"
+    )]
+    Unanswered {
+        /// The id that it has if it was put.
+        id: CallbackId,
+        /// Why it is not known.
+        why: String,
+    },
     /// The backplane has no room, and nothing was done.
     #[error("not done ({0}): repeat when it has room")]
     Full(String),

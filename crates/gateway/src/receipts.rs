@@ -1,10 +1,10 @@
 //! Messages that want to be acknowledged. The receipt is a record that any node may read; a request that waits for an
 //! acknowledgement holds a lease on it, like the wait for a decision: register, then read, then sleep.
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
 use countersign_backplane::{
-    HistoryPolicy, Publication,
+    BackplaneError, HistoryPolicy, Publication,
     callbacks::Answerer,
     receipts::{OpenReceipt, Receipt as Kept},
 };
@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::{
-    callbacks::{REREAD, SUBSCRIBED},
+    callbacks::{PAST_DEADLINE, REREAD, SUBSCRIBED},
     error::GatewayError,
     node::{Node, random},
     waiters::Waiter,
@@ -52,7 +52,7 @@ impl Node {
         let own = key.clone();
         let key = key.map(|key| (key, crate::hex::first(16, &Sha256::digest(message.bytes()))));
         let open = OpenReceipt { id, user: user.clone(), key, retention: RETENTION };
-        let (receipt, new) = self.backplane.open_receipt(open).await?;
+        let (receipt, new) = in_time(until + PAST_DEADLINE, self.backplane.open_receipt(open)).await?;
         if new {
             self.metrics.receipt_opened();
         }
@@ -100,7 +100,7 @@ impl Node {
         let key = key.unwrap_or_else(|| IdempotencyKey::parse(&id.to_string()).expect("an id is a legal key"));
         let first = Publication { history: self.history_of(&address), address, message, key: Some(key) };
         let again = Publication { history: HistoryPolicy::NONE, key: None, ..first.clone() };
-        let mut published = self.backplane.publish(first).await?;
+        let mut published = in_time(until + PAST_DEADLINE, self.backplane.publish(first)).await?;
         if published.nodes.is_none() && !new {
             // An earlier request has published it and knows who heard.
             return Ok(published);
@@ -157,6 +157,15 @@ impl Node {
             receipt = now;
         }
         receipt
+    }
+}
+
+/// A step of the backplane that the reply cannot do without. The caller hears within a second after its patience has ended,
+/// also when the backplane says nothing at all.
+async fn in_time<T>(last: Instant, step: impl Future<Output = Result<T, BackplaneError>>) -> Result<T, GatewayError> {
+    match timeout_at(last, step).await {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(GatewayError::Unavailable("no answer while the acknowledgement was waited for".to_owned())),
     }
 }
 

@@ -281,7 +281,7 @@ impl From<GatewayError> for Wrong {
         let code = match &error {
             GatewayError::Invalid(_) => "invalid_field",
             GatewayError::TooLong(..) => "too_long",
-            GatewayError::Unavailable(_) => "unavailable",
+            GatewayError::Unavailable(_) | GatewayError::Unanswered { .. } => "unavailable",
             GatewayError::Full(_) => "backplane_full",
             GatewayError::Unreadable(_) => "unreadable",
             GatewayError::Conflict => "conflict",

@@ -14,9 +14,10 @@ use countersign_protocol::{
     question::Question,
 };
 use sha2::{Digest, Sha256};
+use tokio::time::{Instant, timeout_at};
 
 pub(crate) use sweep::sweep;
-pub(crate) use wait::{REREAD, SUBSCRIBED, Waited};
+pub(crate) use wait::{PAST_DEADLINE, REREAD, SUBSCRIBED, Waited};
 
 use crate::{
     error::GatewayError,
@@ -34,7 +35,7 @@ pub(crate) struct Rejected {
 }
 
 impl Node {
-    /// Opens a callback, or finds the one that the same key opened before.
+    /// Opens a callback, or finds the one that the same key opened before. Ends within a second after the deadline.
     pub(crate) async fn ask(&self, notification: &Notification) -> Result<Opened, GatewayError> {
         if let Some(list) = &notification.reply_to
             && self.backplane.inbox().is_none()
@@ -43,18 +44,26 @@ impl Node {
             return Err(FieldError::new("reply_to", expected, format!("{list:?}")).into());
         }
         let id = CallbackId::new(Partition::of(&notification.user_id), random()?);
+        let timeout = self.timeout(notification.timeout)?;
+        // The caller hears within a second after the deadline, also when the backplane says nothing at all.
+        let until = Instant::now() + timeout + PAST_DEADLINE;
         let open = OpenCallback {
             id,
             user: notification.user_id.clone(),
             task: notification.task_id.clone(),
             message_head: notification.message_head(id),
-            timeout: self.timeout(notification.timeout)?,
+            timeout,
             on_timeout: notification.on_timeout.unwrap_or(self.config.callback_on_timeout),
             plain: notification.question.is_plain(),
             key: notification.idempotency_key.clone().map(|key| (key, digest_of(notification))),
             reply_to: notification.reply_to.clone(),
         };
-        let opened = self.backplane.open(open).await?;
+        let unanswered = |why| GatewayError::Unanswered { id, why };
+        let opened = match timeout_at(until, self.backplane.open(open)).await {
+            Ok(Err(BackplaneError::Unavailable(why))) => return Err(unanswered(why)),
+            Ok(opened) => opened?,
+            Err(_) => return Err(unanswered("no answer until the deadline".to_owned())),
+        };
         if opened.new {
             self.metrics.callback_opened();
         }

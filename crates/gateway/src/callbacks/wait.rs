@@ -32,7 +32,7 @@ pub(crate) enum Waited {
 /// Between two reads of the record, halved to one and a half by chance.
 pub(crate) const REREAD: Duration = Duration::from_secs(1);
 /// A wait may outlive its deadline by a second; this leaves the rest of it for the reply.
-const PAST_DEADLINE: Duration = Duration::from_millis(900);
+pub(crate) const PAST_DEADLINE: Duration = Duration::from_millis(900);
 /// A wait that could not read its record even once does not know its deadline, which may be over already: it says so as
 /// soon as it would have to then.
 const FIRST_READ: Duration = PAST_DEADLINE;

@@ -87,6 +87,10 @@ impl From<GatewayError> for Problem {
             GatewayError::Invalid(error) => error.into(),
             GatewayError::TooLong(..) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_long", detail),
             GatewayError::Unavailable(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail),
+            GatewayError::Unanswered { id, .. } => {
+                let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail);
+                Self { callback_id: Some(Box::new(id)), ..problem }
+            }
             GatewayError::Full(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "backplane_full", detail),
             GatewayError::Unreadable(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", detail),
             GatewayError::Conflict => Self::new(StatusCode::CONFLICT, "conflict", detail),

@@ -207,7 +207,9 @@ impl Reader {
                 self.inbox.done(&[id]).await?;
                 self.node.metrics.inbox_entries(Outcome::Done, 1);
             }
-            Err(error @ (GatewayError::Unavailable(_) | GatewayError::Full(_))) => return Err(error),
+            Err(error @ (GatewayError::Unavailable(_) | GatewayError::Unanswered { .. } | GatewayError::Full(_))) => {
+                return Err(error);
+            }
             Err(error) => {
                 tracing::debug!(%id, %error, "an entry of the inbox is wrong");
                 self.inbox.bury(&id, &error.to_string()).await?;
