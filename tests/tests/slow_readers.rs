@@ -28,6 +28,15 @@ async fn publish_until_some_are_left_out(node: &Node, quick: &mut Device) -> u64
     n
 }
 
+/// Two who hear the same room, one of whom does not read yet.
+async fn slow_and_quick(node: &Node) -> (RawClient, Device) {
+    let mut slow = RawClient::with_window(node, "/ws?user_id=slow&topic=room:1", 4096).await;
+    slow.next_of("subscription_confirmed").await;
+    let mut quick = Device::of_user(&node.ws_url(), "quick").await;
+    quick.subscribe("room:1").await;
+    (slow, quick)
+}
+
 async fn next(client: &mut RawClient) -> Value {
     loop {
         match client.heard.pop_front() {
@@ -47,10 +56,7 @@ async fn next(client: &mut RawClient) -> Value {
 async fn a_slow_reader_hears_what_it_misses_before_it_hears_more_and_history_gives_it_back() {
     let redis = RedisServer::start().await;
     let node = node(&redis).await;
-    let mut slow = RawClient::with_window(&node, "/ws?user_id=slow&topic=room:1", 4096).await;
-    slow.next_of("subscription_confirmed").await;
-    let mut quick = Device::of_user(&node.ws_url(), "quick").await;
-    quick.subscribe("room:1").await;
+    let (mut slow, mut quick) = slow_and_quick(&node).await;
     let published = publish_until_some_are_left_out(&node, &mut quick).await;
 
     // Now it reads: what had waited, in order, then what it has missed, told once.
@@ -82,10 +88,7 @@ async fn a_slow_reader_hears_what_it_misses_before_it_hears_more_and_history_giv
 async fn a_question_is_never_left_out_so_it_closes_the_connection_that_has_no_room_for_it() {
     let redis = RedisServer::start().await;
     let node = node(&redis).await;
-    let mut slow = RawClient::with_window(&node, "/ws?user_id=slow&topic=room:1", 4096).await;
-    slow.next_of("subscription_confirmed").await;
-    let mut quick = Device::of_user(&node.ws_url(), "quick").await;
-    quick.subscribe("room:1").await;
+    let (mut slow, mut quick) = slow_and_quick(&node).await;
     publish_until_some_are_left_out(&node, &mut quick).await;
     node.api()
         .ask(

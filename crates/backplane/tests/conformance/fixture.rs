@@ -2,7 +2,6 @@
 //! longer than [`PATIENCE`].
 
 use std::{
-    future::Future,
     ops::Deref,
     sync::{
         Arc, Mutex, MutexGuard,
@@ -17,11 +16,10 @@ use countersign_protocol::{FieldError, NodeId};
 use serde_json::{Value, json};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
-/// How long a condition may take to come true.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) use crate::support::{PATIENCE, eventually};
 /// A time that a test is willing to let pass in real time.
 pub(crate) const SHORT: Duration = Duration::from_millis(300);
 
@@ -209,16 +207,4 @@ pub(crate) fn counted<F: Fixture>(nodes: u64) -> Option<u64> {
 /// A message as JSON.
 pub(crate) fn value(heard: &Heard) -> Value {
     serde_json::from_slice(heard.payload.bytes()).expect("a payload is JSON")
-}
-
-/// Asks again and again until the answer is there.
-pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = ask().await {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
-        sleep(Duration::from_millis(2)).await;
-    }
 }

@@ -1,13 +1,12 @@
 //! Entries: order, the lease, what is left undone, and what is wrong.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use countersign_backplane::{Doors, Inbox, Settings, inbox::InboxEntry, redis::RedisOptions};
 use countersign_protocol::NodeId;
-use tokio::time::Instant;
 
 use crate::{
-    node::{Node, PATIENCE, eventually},
+    node::{Node, eventually},
     server::{Client, Server},
 };
 
@@ -106,11 +105,7 @@ async fn one_node_reads_and_another_goes_on_where_it_died() {
     holder.done(&ids(&taken)[..2]).await.unwrap();
 
     // The first stands still from here on: its lease runs out.
-    let until = Instant::now() + PATIENCE;
-    while !other.hold().await.unwrap() {
-        assert!(Instant::now() < until, "a lease ends on its own");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    eventually("the end of a lease that nobody renews", || async { other.hold().await.unwrap().then_some(()) }).await;
     assert_eq!(bodies(&some(&other, 9).await), ["2", "3", "4", "5"], "what was left undone is first");
     assert!(!holder.hold().await.unwrap());
     assert_eq!(holder.next(9, LONGEST).await.unwrap().entries, [], "a holder that comes back takes nothing more");

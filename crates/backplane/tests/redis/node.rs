@@ -1,7 +1,6 @@
 //! A node with an ear that remembers, and waiting for conditions.
 
 use std::{
-    future::Future,
     ops::Deref,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -16,13 +15,9 @@ use countersign_backplane::{
 use countersign_protocol::{
     CallbackId, FieldError, NodeId, OnTimeout, Partition, TaskId, TopicName, UserId, ids::IdempotencyKey,
 };
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep, timeout},
-};
+use tokio::{sync::watch, time::timeout};
 
-/// How long a condition may take to come true.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) use crate::support::{PATIENCE, eventually};
 
 /// A node.
 pub(crate) struct Node {
@@ -154,18 +149,6 @@ impl Listener for Ear {
             memory.connected += usize::from(observation == Observation::SubscriberConnected);
             memory.observations.push(observation);
         });
-    }
-}
-
-/// Asks again and again until the answer is there.
-pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = ask().await {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
-        sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -16,9 +16,12 @@ use std::{
 use tempfile::TempDir;
 
 mod cluster;
+mod patience;
 
 #[allow(unused_imports, reason = "every test binary compiles this module and uses a part of it")]
 pub(crate) use cluster::RedisCluster;
+#[allow(unused_imports, reason = "every test binary compiles this module and uses a part of it")]
+pub(crate) use patience::{PATIENCE, eventually};
 
 /// How long a server may take to answer after its start.
 const START_WITHIN: Duration = Duration::from_secs(10);
