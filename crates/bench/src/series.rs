@@ -1,6 +1,6 @@
 //! `bench series`: the same load again and again while one thing changes, each time with a Redis and gateways of its own:
-//! the producers' doors with and without history, the number of nodes on one Redis, the size of messages, the number of
-//! topics, compression.
+//! the producers' doors with and without history, the number of nodes on one Redis, of connections and of topics, the size of
+//! messages, compression.
 
 use std::{fmt, path::PathBuf};
 
@@ -9,7 +9,10 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use crate::{
-    account::{content::Content, report::Report},
+    account::{
+        content::Content,
+        report::{Report, grouped},
+    },
     args::{Crowd, DoorKind, Flow},
     fanout::{self, Fanout},
     machine::{
@@ -41,6 +44,8 @@ pub(crate) enum What {
     Doors,
     /// 1, 2, 4 and 8 nodes on one Redis, each interested in every message: what Redis pays.
     Nodes,
+    /// Messages to 100 to 10,000 connections.
+    Connections,
     /// Messages of 166 bytes to 16 KiB to 200 connections.
     Sizes,
     /// 1 to 1,000 topics over 1,000 connections.
@@ -140,6 +145,13 @@ impl What {
             Self::Nodes => [1, 2, 4, 8]
                 .map(|nodes| Load { nodes, spread: Spread::Everybody, ..load(counted(nodes.into(), "node")) })
                 .into(),
+            Self::Connections => [100, 1_000, 5_000, 10_000]
+                .map(|connections| Load {
+                    connections,
+                    spread: Spread::Everybody,
+                    ..load(format!("{} connections", grouped(connections)))
+                })
+                .into(),
             Self::Sizes => [166, 1024, 4096, 16_384]
                 .map(|payload| {
                     let (connections, spread) = (200, Spread::Everybody);
@@ -216,6 +228,19 @@ impl Step {
 }
 
 impl Table {
+    /// What grows, or does not, as one thing changes: what it is, and how much of it in each step.
+    pub(crate) fn growth(&self) -> (&'static str, Vec<(String, f64)>) {
+        let cpu_us_each =
+            |step: &Step| step.report.server.as_ref().and_then(|cost| cost.cpu_us_each).unwrap_or_default();
+        let (what, of): (_, &dyn Fn(&Step) -> f64) = match self.what {
+            What::Doors => ("messages/s", &|step| step.messages_per_second),
+            What::Nodes => ("Redis CPU µs a message", &|step| step.redis_cpu_us),
+            What::Sizes | What::Topics => ("node CPU µs a message", &|step| step.node_cpu_us),
+            What::Connections | What::Compression => ("node CPU µs a delivery", &cpu_us_each),
+        };
+        (what, self.steps.iter().map(|step| (step.name.clone(), of(step))).collect())
+    }
+
     /// What went wrong in any step.
     pub(crate) fn fault(&self) -> Option<String> {
         let faults: Vec<_> =

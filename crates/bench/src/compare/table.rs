@@ -113,7 +113,11 @@ pub(crate) fn markdown(results: &Results, plots: &str) -> String {
         }
     }
     for section in &results.appendix {
-        write!(out, "\n### {}\n\n{}", section.title, section.table).expect("writing to memory cannot fail");
+        write!(out, "\n### {}\n\n", section.title).expect("writing to memory cannot fail");
+        if let Some(plot) = &section.plot {
+            writeln!(out, "![{}]({plots}/{})\n", section.title, plot.file).expect("writing to memory cannot fail");
+        }
+        out.push_str(&section.table);
     }
     for peer in &results.skipped {
         write!(out, "\nWithout {peer}\n").expect("writing to memory cannot fail");

@@ -83,9 +83,9 @@ fn the_document_gets_the_rows_between_its_marks_and_keeps_the_rest() {
 #[test]
 fn a_plot_has_a_bar_for_each_server() {
     let results = results(round(0, 4.0, 8.0, 0.0).to_vec());
-    let drawing = plot::draw(&results.summaries[0]).unwrap();
+    let drawing = plot::draw(&plot::Chart::of(&results.summaries[0])).unwrap();
     assert_eq!(drawing.matches("<rect").count(), 2);
-    assert!(drawing.contains(r#"width="480.0""#) && drawing.contains(r#"width="240.0""#), "{drawing}");
+    assert!(drawing.contains(r#"width="420.0""#) && drawing.contains(r#"width="210.0""#), "{drawing}");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     account::report::Report,
     args::{Crowd, Flow, Server},
+    connect::{self, Connect},
     fanout::{self, Fanout},
     idle::{self, Idle},
     pingpong::{self, PingPong},
@@ -44,6 +45,8 @@ pub(crate) enum Workload {
     Idle10k,
     /// Round trips on 100 connections.
     Pingpong,
+    /// 3,000 connections that are opened as fast as it goes.
+    Connect,
     /// More than the server can deliver.
     Overload,
 }
@@ -131,6 +134,7 @@ impl Workload {
             Self::UserMax10k => "Per user: as many as go, 10,000 users",
             Self::Idle10k => "Idle: 10,000 connections, each with a user and a topic of its own",
             Self::Pingpong => "Ping-pong: round trips on 100 connections",
+            Self::Connect => "Connecting: 3,000 connections, 128 handshakes at a time",
             Self::Overload => "Overload: 1.5 times what goes, 1,000 connections",
         }
     }
@@ -146,6 +150,7 @@ impl Workload {
             Self::FanoutMax => &[PerCpuSecond, PerSecond, CpuMicrosEach],
             Self::UserMax | Self::UserMax10k => &[CpuMicrosEach, PerCpuSecond, PerSecond],
             Self::Idle10k => &[BytesPerConnection],
+            Self::Connect => &[PerSecond, CpuMicrosEach],
             Self::Overload => &[LostSilently, LostAnnounced, Closed, MemoryGrowth, PerSecond],
         }
     }
@@ -175,6 +180,7 @@ impl Workload {
             Self::UserMax10k => Vec::new(),
             Self::Idle10k => vec![own("G5", Metric::BytesPerConnection, AtMost(2048.0))],
             Self::Pingpong => vec![to("G6", Metric::CpuMicrosEach, FLOOR, AtMost(1.3))],
+            Self::Connect => vec![to("Connecting", Metric::PerSecond, UWEBSOCKETS, AtLeast(0.5))],
             Self::Overload => vec![
                 own("G8", Metric::LostSilently, AtMost(0.0)),
                 own("G8", Metric::Closed, AtMost(0.0)),
@@ -223,6 +229,9 @@ impl Workload {
                 idle::run(server, &Idle { crowd: Crowd { seconds: 1.0, ..crowd(10_000) }, topics }, quiet)
             }
             Self::Pingpong => pingpong::run(server, &PingPong { crowd: crowd(PLAYERS), rate: None }, quiet),
+            Self::Connect => {
+                connect::run(server, &Connect { connections: 3_000, at_once: 128, jwt_secret: None }, quiet)
+            }
             Self::Overload => {
                 let offered = OVERLOAD.max(best.unwrap_or_default() * OVERLOAD_FACTOR);
                 everybody(at((offered / 1_000.0).round()))
