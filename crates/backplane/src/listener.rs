@@ -53,6 +53,8 @@ pub enum Failure {
     Unauthorized,
     /// The user of the credentials has not the right to a command, a key or a channel.
     Forbidden,
+    /// The server lacks a command or a right without which a script would fail in its middle.
+    Unfit,
     /// A Redis Cluster without a master for the key.
     ClusterDown,
     /// Anything else.
@@ -71,6 +73,7 @@ impl Failure {
             Self::Misconfigured => "misconf",
             Self::Unauthorized => "noauth",
             Self::Forbidden => "noperm",
+            Self::Unfit => "unfit",
             Self::ClusterDown => "clusterdown",
             Self::Other => "other",
         }

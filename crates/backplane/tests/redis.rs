@@ -23,3 +23,5 @@ mod proxy;
 mod roles;
 #[path = "redis/server.rs"]
 mod server;
+#[path = "redis/unfit.rs"]
+mod unfit;

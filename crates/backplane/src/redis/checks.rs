@@ -1,4 +1,4 @@
-//! What is wrong with this Redis, said once, when it is first reached. A Redis that does not say what it is (managed ones
+//! What is wrong with this Redis and does not keep a node from using it, said once, when it is first reached. A Redis that does not say what it is (managed ones
 //! forbid `INFO` at times) is taken as it is.
 
 use std::{sync::Arc, time::Duration};
@@ -9,16 +9,22 @@ use super::lanes::Lanes;
 
 /// Looks at the first Redis that answers, and ends.
 pub(super) async fn run(lanes: Arc<Lanes>) {
-    let answer = loop {
-        match lanes.command(cmd("INFO").arg("server").arg("memory")).await {
-            Err(error) if error.transient => tokio::time::sleep(AGAIN_AFTER).await,
-            answer => break answer,
+    for section in ["server", "memory"] {
+        let answer = loop {
+            match lanes.command(cmd("INFO").arg(section)).await {
+                Err(error) if error.transient => tokio::time::sleep(AGAIN_AFTER).await,
+                answer => break answer,
+            }
+        };
+        match answer.map(from_redis_value::<InfoDict>) {
+            Ok(Ok(info)) => {
+                for warning in judge(&info, lanes.is_cluster()) {
+                    tracing::warn!("{warning}");
+                }
+            }
+            Ok(Err(error)) => tracing::debug!(%error, "INFO of Redis is of another form"),
+            Err(error) => tracing::debug!(%error, "Redis does not allow INFO; its settings are not checked"),
         }
-    };
-    match answer.map(from_redis_value::<InfoDict>) {
-        Ok(Ok(info)) => judge(&info, lanes.is_cluster()).into_iter().for_each(|warning| tracing::warn!("{warning}")),
-        Ok(Err(error)) => tracing::debug!(%error, "INFO of Redis is of another form"),
-        Err(error) => tracing::debug!(%error, "Redis does not allow INFO; its settings are not checked"),
     }
 }
 
@@ -31,12 +37,6 @@ fn judge(info: &InfoDict, cluster: bool) -> Vec<String> {
                 .to_owned(),
         );
     }
-    if let Some(version) = info.get::<String>("redis_version") {
-        let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
-        if major.is_some_and(|major| major < OLDEST) {
-            warnings.push(format!("Redis {version} is too old: the scripts need {OLDEST}.0 or newer, or any Valkey"));
-        }
-    }
     if let Some(policy) = info.get::<String>("maxmemory_policy").filter(|policy| policy != "noeviction") {
         warnings.push(format!(
             "maxmemory-policy of Redis is {policy:?}: when memory is short, open questions are forgotten; set it to \"noeviction\""
@@ -45,7 +45,6 @@ fn judge(info: &InfoDict, cluster: bool) -> Vec<String> {
     warnings
 }
 
-const OLDEST: u32 = 7;
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
@@ -53,11 +52,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_old_redis_and_one_that_evicts_are_warned_of() {
+    fn a_redis_that_evicts_and_a_single_server_of_a_cluster_are_warned_of() {
         let judged = |text: &str| judge(&InfoDict::new(text), false);
         assert_eq!(judged("redis_version:7.0.15\r\nmaxmemory_policy:noeviction\r\n"), [""; 0]);
         assert_eq!(judged("").len(), 0);
-        assert!(judged("redis_version:6.2.7\r\n")[0].contains("6.2.7 is too old"));
         assert!(judged("redis_version:7.2.4\r\nmaxmemory_policy:allkeys-lru\r\n")[0].contains("allkeys-lru"));
         assert!(judged("redis_mode:cluster\r\n")[0].contains("REDIS_URL"));
         assert_eq!(judge(&InfoDict::new("redis_mode:cluster\r\n"), true), [""; 0]);

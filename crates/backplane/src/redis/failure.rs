@@ -3,6 +3,7 @@
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
+use super::needs::Lacking;
 use crate::{BackplaneError, listener::Failure};
 
 /// A command that failed.
@@ -34,7 +35,11 @@ impl CommandError {
     /// is told at once can do something.
     pub(super) fn passes_soon(&self) -> bool {
         match self.kind {
-            Failure::OutOfMemory | Failure::Misconfigured | Failure::Unauthorized | Failure::Forbidden => false,
+            Failure::OutOfMemory
+            | Failure::Misconfigured
+            | Failure::Unauthorized
+            | Failure::Forbidden
+            | Failure::Unfit => false,
             Failure::Timeout
             | Failure::Connection
             | Failure::Loading
@@ -48,6 +53,12 @@ impl CommandError {
     pub(super) fn unconnected(why: &str) -> Self {
         let text = format!("no connection to Redis: {why}");
         Self { kind: Failure::Connection, unwritten: true, transient: true, broken: false, redirection: None, text }
+    }
+
+    /// The server cannot run what the node needs: nothing was sent.
+    pub(super) fn unfit(lacking: &Lacking) -> Self {
+        let text = lacking.to_string();
+        Self { kind: Failure::Unfit, unwritten: true, transient: true, broken: false, redirection: None, text }
     }
 
     /// The server follows another one: nothing was sent.
@@ -94,6 +105,7 @@ impl From<RedisError> for CommandError {
             | Failure::Misconfigured
             | Failure::Unauthorized
             | Failure::Forbidden
+            | Failure::Unfit
             | Failure::ClusterDown => true,
             // Scripts read before they write: an error of a command in the middle would be a bug, not a state.
             Failure::Other => matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension),
@@ -106,6 +118,7 @@ impl From<RedisError> for CommandError {
             | Failure::OutOfMemory
             | Failure::Misconfigured
             | Failure::Forbidden
+            | Failure::Unfit
             | Failure::ClusterDown => false,
             Failure::Other => error.is_unrecoverable_error(),
         };
@@ -183,6 +196,16 @@ pub(super) fn kind(error: &RedisError) -> Failure {
 
 fn says(error: &RedisError, words: &str) -> bool {
     error.detail().is_some_and(|detail| detail.contains(words))
+}
+
+/// Whether the server does not know the command itself.
+pub(super) fn is_unknown_command(error: &RedisError) -> bool {
+    says(error, "unknown command")
+}
+
+/// Whether the user of the credentials has not the right to it.
+pub(super) fn is_forbidden(error: &RedisError) -> bool {
+    kind(error) == Failure::Forbidden
 }
 
 /// Whether the script is not known to this Redis (any more).

@@ -7,7 +7,7 @@
 use std::{
     future::Future,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -21,12 +21,13 @@ use super::{
     backoff::Backoff,
     failure::{CommandError, is_unknown_script},
     masters::Masters,
+    needs::Needs,
     run::Run,
     scripts::{SCRIPTS, evalsha},
     spawn,
     topology::{Connector, Topology},
 };
-use crate::{Listener, Observation};
+use crate::{Listener, Observation, listener::Failure};
 
 /// The way of every command.
 pub(super) enum Lanes {
@@ -39,6 +40,11 @@ pub(super) struct Server {
     state: watch::Sender<[Lane; LANES]>,
     turn: AtomicUsize,
     listener: Arc<dyn Listener>,
+    needs: Arc<Needs>,
+    /// Where the server is, for logs.
+    place: String,
+    /// What it lacks, as it was last logged.
+    logged: Mutex<Option<String>>,
 }
 
 #[derive(Clone)]
@@ -95,13 +101,18 @@ impl Lanes {
     /// Starts what keeps them; it ends with `stop`.
     pub(super) fn start(
         topology: &Topology,
+        needs: Arc<Needs>,
         listener: Arc<dyn Listener>,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> RedisResult<Arc<Self>> {
         Ok(Arc::new(match topology {
-            Topology::Cluster(members) => Self::Cluster(Masters::start(Arc::clone(members), listener, tasks, stop)),
-            Topology::Single(_) | Topology::Sentinel(_) => Self::One(Server::start(topology, listener, tasks, stop)?),
+            Topology::Cluster(members) => {
+                Self::Cluster(Masters::start(Arc::clone(members), needs, listener, tasks, stop))
+            }
+            Topology::Single(_) | Topology::Sentinel(_) => {
+                Self::One(Server::start(topology, needs, listener, tasks, stop)?)
+            }
         }))
     }
 
@@ -167,13 +178,15 @@ impl Server {
     /// Starts the lanes' tasks; they end with `stop`.
     pub(super) fn start(
         topology: &Topology,
+        needs: Arc<Needs>,
         listener: Arc<dyn Listener>,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> RedisResult<Arc<Self>> {
         let (state, _) =
             watch::channel(std::array::from_fn(|_| Lane::Down(CommandError::unconnected("not connected yet"))));
-        let lanes = Arc::new(Self { state, turn: AtomicUsize::new(0), listener });
+        let (turn, place, logged) = (AtomicUsize::new(0), topology.place(), Mutex::default());
+        let lanes = Arc::new(Self { state, turn, listener, needs, place, logged });
         let connector = topology.connector()?;
         for lane in 0..LANES {
             spawn(tasks, stop, Arc::clone(&lanes).keep(lane, connector.clone()));
@@ -330,9 +343,10 @@ impl Server {
         for number in 0.. {
             let mut noted = whereabouts.note();
             let (commands, run) = loop {
-                match connect(connector).await {
+                match connect(connector, &self.needs).await {
                     Ok(connected) => break connected,
                     Err(error) => {
+                        self.log(&error);
                         tracing::debug!(lane, %error, "no connection for commands");
                         self.listener.observed(Observation::CommandFailed(error.kind));
                         self.set(lane, Lane::Down(error.before_anything_was_sent()));
@@ -347,6 +361,7 @@ impl Server {
             let since = Instant::now();
             let connection = Connection { number, lane, commands, run: Arc::from(run.name.as_str()) };
             self.set(lane, Lane::Up(connection.clone()));
+            *self.logged.lock().unwrap_or_else(PoisonError::into_inner) = None;
             tracing::debug!(lane, number, run = run.name, "connected for commands");
             tokio::select! {
                 () = self.watch(connection.clone(), &run) => {}
@@ -386,6 +401,19 @@ impl Server {
         }
     }
 
+    /// Logs what the server lacks, once, until that changes. All lanes find the same.
+    fn log(&self, error: &CommandError) {
+        if error.kind != Failure::Unfit {
+            return;
+        }
+        let lacking = error.to_string();
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.as_ref() != Some(&lacking) {
+            tracing::warn!(redis = self.place, "not ready: {lacking}");
+            *logged = Some(lacking);
+        }
+    }
+
     fn set(&self, lane: usize, state: Lane) {
         self.state.send_modify(|lanes| {
             if let Some(lane) = lanes.get_mut(lane) {
@@ -395,12 +423,15 @@ impl Server {
     }
 }
 
-/// A connection to a master on which every script is known.
-async fn connect(connector: &Connector) -> Result<(MultiplexedConnection, Run), CommandError> {
+/// A connection to a master on which every script is known and can run to its end.
+async fn connect(connector: &Connector, needs: &Needs) -> Result<(MultiplexedConnection, Run), CommandError> {
     let mut connection = connector.connection().await?;
     let run = Run::ask(&mut connection).await?;
     if run.is_replica {
         return Err(CommandError::replica());
+    }
+    if let Some(lacking) = needs.ask(&mut connection).await? {
+        return Err(CommandError::unfit(&lacking));
     }
     let mut load = Pipeline::new();
     for script in SCRIPTS.all() {

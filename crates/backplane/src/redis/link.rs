@@ -96,6 +96,11 @@ impl LinkState {
         self.silent.send_replace(session);
     }
 
+    /// Not up, for a reason that is in the log already.
+    pub(super) fn down_as_logged(&self, reason: &str) {
+        self.links.change(self.audience, Link::Down(reason.to_owned()));
+    }
+
     /// Not up, and why. Logged when that is news.
     pub(super) fn down(&self, reason: &str) {
         let before = self.links.link.borrow().clone();

@@ -23,6 +23,7 @@ use super::{
     failure::CommandError,
     lanes::{LANE_WITHIN, Server, Step, Way},
     members::{Members, address_of},
+    needs::Needs,
     scripts::evalsha,
     slots::{Address, Owners, Place},
     spawn,
@@ -36,6 +37,7 @@ pub(super) struct Masters {
     servers: Mutex<BTreeMap<Address, Connected>>,
     turn: AtomicUsize,
     look_again: Notify,
+    needs: Arc<Needs>,
     listener: Arc<dyn Listener>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -57,6 +59,7 @@ impl Masters {
     /// Starts to look for them, until `stop`.
     pub(super) fn start(
         members: Arc<Members>,
+        needs: Arc<Needs>,
         listener: Arc<dyn Listener>,
         tasks: &TaskTracker,
         stop: &CancellationToken,
@@ -66,6 +69,7 @@ impl Masters {
             servers: Mutex::default(),
             turn: AtomicUsize::new(0),
             look_again: Notify::new(),
+            needs,
             listener,
             tasks: tasks.clone(),
             stop: stop.clone(),
@@ -299,7 +303,8 @@ impl Masters {
         let stop = self.stop.child_token();
         let server = Topology::single(self.members.info(address));
         // No address of the right form is refused before it is connected to.
-        let server = Server::start(&server, Arc::clone(&self.listener), &self.tasks, &stop).ok()?;
+        let (needs, listener) = (Arc::clone(&self.needs), Arc::clone(&self.listener));
+        let server = Server::start(&server, needs, listener, &self.tasks, &stop).ok()?;
         servers.insert(address.clone(), Connected { server: Arc::clone(&server), stop });
         Some(server)
     }

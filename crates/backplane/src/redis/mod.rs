@@ -11,6 +11,7 @@
 //! - `slots`, `members`, `masters`: a Redis Cluster: which server has what, whom to ask, and each step to its server;
 //! - `run`: which life of which server a connection belongs to, and so a numbering;
 //! - `lanes`, `failure`, `retry`, `backoff`: commands, what their errors mean, and trying again;
+//! - `needs`: what a Redis must be able to do, asked for on every connection of commands;
 //! - `resp`, `pubsub`: a connection that is there for subscriptions, read in place;
 //! - `subscriber`, `probe`, `link`: hearing, and proving that one hears;
 //! - `messages`, `callbacks`, `record`, `tasks`, `sweep`, `heartbeats`, `receipts`, `presence`,
@@ -34,6 +35,7 @@ mod link;
 mod masters;
 mod members;
 mod messages;
+mod needs;
 mod options;
 mod presence;
 mod probe;
@@ -70,6 +72,7 @@ use self::{
     lanes::Lanes,
     link::{LinkState, Links},
     messages::RedisMessages,
+    needs::{Needs, Setup},
     probe::{OwnChannel, Probe},
     replicas::Replicas,
     subscriber::Subscriber,
@@ -125,7 +128,13 @@ pub fn connect(
     if let Topology::Sentinel(sentinels) = &*topology {
         spawn(&tasks, &stop, Arc::clone(sentinels).watch());
     }
-    let lanes = Lanes::start(&topology, Arc::clone(listener), &tasks, &stop).map_err(unusable)?;
+    let setup = Setup {
+        guests: settings.guests,
+        waits_for_replicas: options.wait_replicas > 0,
+        cluster: matches!(&*topology, Topology::Cluster(_)),
+    };
+    let needs = Arc::new(Needs::new(&keys, &options.node, setup));
+    let lanes = Lanes::start(&topology, needs, Arc::clone(listener), &tasks, &stop).map_err(unusable)?;
     let replicas = match options.wait_replicas {
         0 => None,
         wanted => Some(Replicas::start(wanted, keys.durability_marks(), Arc::clone(&topology), &tasks, &stop)),

@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{failure::CommandError, lanes::Lanes, link::LinkState};
-use crate::{Listener, Observation};
+use crate::{Listener, Observation, listener::Failure};
 
 /// What the subscriber and the prober share.
 #[derive(Debug)]
@@ -125,6 +125,8 @@ impl Probe {
                     Outcome::Unheard => link.fell_silent(session),
                     // A lane may be lost and made again within the patience of one call.
                     Outcome::Failed(_) if last_heard.is_some_and(|at| at.elapsed() < HEARD_WITHIN) => {}
+                    // The connection has logged what is missing.
+                    Outcome::Failed(error) if error.kind == Failure::Unfit => link.down_as_logged(&error.to_string()),
                     Outcome::Failed(error) => link.down(&format!("commands fail: {error}")),
                 }
             }

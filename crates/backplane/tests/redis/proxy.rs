@@ -78,8 +78,9 @@ async fn carry(mut client: TcpStream, port: u16, state: Arc<State>) {
         tokio::select! {
             sent = client.read(&mut up) => {
                 let Ok(sent @ 1..) = sent else { return };
-                subscriber |= contains(&up[..sent], b"SUBSCRIBE");
-                script |= contains(&up[..sent], b"EVALSHA");
+                subscriber |= contains(&up[..sent], b"\r\nSUBSCRIBE\r\n");
+                // Not the one that every connection begins with, which names its commands with tabulators behind them.
+                script |= contains(&up[..sent], b"\r\nEVALSHA\r\n") && !contains(&up[..sent], b"EVALSHA\t");
                 if server.write_all(&up[..sent]).await.is_err() { return }
             }
             answered = server.read(&mut down) => {

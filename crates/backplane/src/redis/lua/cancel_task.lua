@@ -22,6 +22,7 @@ redis.call('PEXPIRE', KEYS[1], retention)
 local event = '{"type":"task_cancelled","user_id":' .. cjson.encode(user) .. ',"task_id":' .. cjson.encode(task)
   .. ',"timestamp":' .. seconds(NOW) .. ',"callbacks_closed":' .. closed .. '}'
 tell(user, event)
-redis.call('PUBLISH', PREFIX .. ':topic:task:' .. task, event)
+-- A right to topics may be missing; where nobody can be told, nobody listens.
+redis.pcall('PUBLISH', PREFIX .. ':topic:task:' .. task, event)
 redis.call('PUBLISH', PREFIX .. ':cancelled', event)
 return {NOW, closed}

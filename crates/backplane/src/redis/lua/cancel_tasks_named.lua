@@ -38,7 +38,7 @@ for _, user in ipairs(users) do
   local event = '{"type":"task_cancelled","user_id":' .. cjson.encode(user) .. ',"task_id":' .. cjson.encode(task)
     .. ',"timestamp":' .. seconds(NOW) .. ',"callbacks_closed":' .. closed[user] .. '}'
   tell(user, event)
-  redis.call('PUBLISH', PREFIX .. ':topic:task:' .. task, event)
+  redis.pcall('PUBLISH', PREFIX .. ':topic:task:' .. task, event)
   redis.call('PUBLISH', PREFIX .. ':cancelled', event)
 end
 table.insert(result, 1, NOW)

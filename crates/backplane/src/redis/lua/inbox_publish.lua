@@ -36,6 +36,7 @@ end
 -- written before this, and its result, if it has a key, is the first.
 local function publish(to, message, result_key, digest)
   local number = tonumber(to)
+  demand_right_to(number and ARGV[FIRST + WORDS * (number - 1)] or to)
   if not number then
     if result_key then redis.call('SET', result_key, digest .. '|', 'PX', retention) end
     redis.call('PUBLISH', to, message)

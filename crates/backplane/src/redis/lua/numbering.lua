@@ -16,6 +16,11 @@ end
 on(KEYS[1], KEYS[2])
 local RUN, RUN_LENGTH = ARGV[#ARGV], 8
 
+-- Raises now what Redis would raise after the first write: rights to topics may be narrower than those to all else.
+local function demand_right_to(channel)
+  if not redis.acl_check_cmd('PUBLISH', channel, '') then error({err = 'NOPERM no right to publish to this channel'}) end
+end
+
 -- The run of this server, as `run.rs` reads it from the same answer; '' where INFO is forbidden.
 local function running()
   local info = redis.pcall('INFO', 'server', 'replication')

@@ -12,6 +12,8 @@ local NOW = clock[1] * 1000 + math.floor(clock[2] / 1000)
 -- What another version wrote there is found before the first write.
 redis.call('ZCARD', KEYS[1])
 redis.call('HLEN', KEYS[2])
+-- And that the topic's changes may be told: rights to topics may be narrower than those to all else.
+if not redis.acl_check_cmd('PUBLISH', CHANNEL, '') then error({err = 'NOPERM no right to publish to this channel'}) end
 local joined, left = 0, 0
 
 local function whole(ms) return string.format('%.0f', ms) end

@@ -8,6 +8,7 @@
 -- outlives the history and every result that names a position of it. A repeat publishes nothing.
 local channel, message, size, ttl, digest, retention = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
 
+demand_right_to(channel)
 if KEYS[3] then
   -- <digest>|<position>
   local result = redis.call('GET', KEYS[3])
