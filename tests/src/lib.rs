@@ -25,6 +25,7 @@
 //! | `ledger.rs`, `delivery.rs` | what was published and read, and whether anything was lost, repeated or disordered |
 //! | `press.rs`, `reader.rs`, `sdk_reader.rs`, `traffic.rs` | producers who insist, readers who come back, all of them around a fault |
 //! | `fault.rs` | time that passes on purpose |
+//! | `wall_clock.rs` | a wall clock that a test sets |
 //!
 //! A scenario never sleeps. It waits for a condition with a deadline, and when the deadline passes the
 //! panic says what was awaited and what was seen instead; the logs of all nodes follow on stderr.
@@ -67,6 +68,7 @@ mod sentinels;
 mod storm;
 mod token;
 mod traffic;
+mod wall_clock;
 
 pub use api::{Api, Reply, callback_id};
 pub use caller::{Ask, Caller};
@@ -91,6 +93,7 @@ pub use sentinels::Sentinels;
 pub use storm::Storm;
 pub use token::token;
 pub use traffic::Traffic;
+pub use wall_clock::WallClock;
 
 use std::path::{Path, PathBuf};
 

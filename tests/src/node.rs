@@ -104,6 +104,19 @@ impl Node {
         .await;
     }
 
+    /// Waits until its wall clock, as its log shows it, is `seconds` before or after the right time.
+    pub async fn wait_for_wall_clock(&self, seconds: i64) {
+        eventually(PATIENCE, &format!("a log line of a clock set by {seconds} s"), || async {
+            // A connection is worth a line.
+            drop(crate::Device::of_user(&self.ws_url(), "clockmaker").await);
+            let line: Value = serde_json::from_str(self.process.log().last()?).ok()?;
+            let logged = seconds_of(line["timestamp"].as_str()?);
+            let right = crate::history::now();
+            ((logged - right - seconds as f64).abs() < 15.0).then_some(())
+        })
+        .await;
+    }
+
     /// Resident memory, in bytes.
     pub fn memory(&self) -> u64 {
         let path = format!("/proc/{}/status", self.process.id());
@@ -277,6 +290,12 @@ pub fn countersign_binary() -> PathBuf {
     let binary = test.ancestors().nth(2).expect("a test lies in <target>/<profile>/deps").join("countersign");
     assert!(binary.is_file(), "there is no {}: `cargo build --workspace` first, or run ./test", binary.display());
     binary
+}
+
+/// Unix seconds of an RFC 3339 time.
+fn seconds_of(time: &str) -> f64 {
+    let date = Command::new("date").args(["-u", "+%s", "-d", time]).output().expect("coreutils have date");
+    String::from_utf8_lossy(&date.stdout).trim().parse().unwrap_or_else(|error| panic!("{time}: {error}"))
 }
 
 /// The address in the log line that says where a node listens, in either layout of JSON logs.

@@ -13,6 +13,7 @@ use crate::deadline::{PATIENCE, eventually};
 use crate::port::free_port;
 use crate::process::{Process, Signal};
 use crate::repository;
+use crate::wall_clock::WallClock;
 
 /// One Redis. Killed when dropped.
 #[derive(Debug)]
@@ -20,6 +21,7 @@ pub struct RedisServer {
     port: u16,
     directory: TempDir,
     options: Vec<String>,
+    environment: Vec<(&'static str, String)>,
     process: Option<Process>,
 }
 
@@ -31,8 +33,25 @@ impl RedisServer {
 
     /// The same with more options.
     pub async fn start_with(options: &[&str]) -> Self {
-        let mut server = Self::reserved();
-        server.options = options.iter().map(|option| (*option).to_owned()).collect();
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        Self { options, ..Self::reserved() }.started().await
+    }
+
+    /// Starts a Redis that has its wall clock from `clock`.
+    pub async fn start_at(clock: &WallClock) -> Self {
+        let mut environment = clock.environment();
+        for (name, value) in &mut environment {
+            if *name == "LD_PRELOAD" {
+                // The C library before the allocator that Redis is linked with: that one and libfaketime call each other
+                // before either is ready.
+                value.push_str(" libc.so.6");
+            }
+        }
+        Self { environment, ..Self::reserved() }.started().await
+    }
+
+    async fn started(self) -> Self {
+        let mut server = self;
         for attempt in 1.. {
             server.launch();
             match server.wait_until_ready().await {
@@ -47,7 +66,7 @@ impl RedisServer {
     /// An address without a server yet: for a node that is there before its Redis. `restart` starts it.
     pub fn reserved() -> Self {
         let directory = TempDir::new().expect("a temporary directory can be made");
-        Self { port: free_port(), directory, options: Vec::new(), process: None }
+        Self { port: free_port(), directory, options: Vec::new(), environment: Vec::new(), process: None }
     }
 
     /// Starts it again at the same address, from its append-only file, and waits until it answers.
@@ -167,7 +186,8 @@ impl RedisServer {
             .arg(self.directory.path())
             // No snapshots: the append-only file is what the deployment relies on.
             .args(["--save", "", "--daemonize", "no"])
-            .args(&self.options);
+            .args(&self.options)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.process = Some(Process::spawn(format!("redis-server:{}", self.port), &mut command));
     }
 

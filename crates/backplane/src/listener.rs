@@ -30,6 +30,8 @@ pub enum Observation {
     CommandFailed(Failure),
     /// The node heard its own probe after this long.
     Probe(Duration),
+    /// It is so late, as the backplane's clock has it: since the Unix epoch.
+    Clock(Duration),
     /// A subscriber connection was made, one for each audience; every further one is a reconnect.
     SubscriberConnected,
 }

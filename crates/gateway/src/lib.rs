@@ -43,6 +43,7 @@ mod alarms;
 pub mod auth;
 mod callbacks;
 mod catch_up;
+mod clock;
 pub mod config;
 #[cfg(feature = "conformance")]
 #[doc(hidden)]

@@ -392,6 +392,7 @@ impl Metrics {
             Observation::CommandFailed(failure) => self.backplane_errors.with_label_values(&[failure.as_str()]).inc(),
             Observation::Probe(took) => self.probe_seconds.observe(took.as_secs_f64()),
             Observation::SubscriberConnected => self.subscriber_connects.inc(),
+            Observation::Clock(_) => {}
         }
     }
 

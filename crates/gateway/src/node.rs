@@ -1,10 +1,7 @@
 //! One gateway process: everything that its connections and requests share. Built whole; each part's work is in the file
 //! of its noun.
 
-use std::{
-    sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Instant};
 
 use countersign_backplane::{
     Backplane, HistoryPolicy, Interest, Link, Listener, Settings,
@@ -19,6 +16,7 @@ use crate::{
     alarms::Alarms,
     auth::{Clients, Producers},
     callbacks, catch_up,
+    clock::NodeClock,
     config::{Config, ConfigError},
     error::GatewayError,
     hub::Hub,
@@ -46,6 +44,7 @@ pub(crate) struct Node {
     pub(crate) presence: Arc<HeldPlaces>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) clock: Arc<NodeClock>,
     pub(crate) shutdown: Shutdown,
     pub(crate) alarms: Arc<Alarms>,
     /// Told when there are holes to be filled.
@@ -109,6 +108,7 @@ impl Node {
         let acks = Waiters::new(Arc::clone(&interest));
         let registry = Registry::new(&interest, config.node_id.clone());
         let metrics = Arc::new(Metrics::new());
+        let clock = Arc::new(NodeClock::new());
         let holes = Arc::new(Notify::new());
         let relay: Arc<dyn Listener> = Arc::new(Relay {
             hub: Arc::clone(&hub),
@@ -116,6 +116,7 @@ impl Node {
             acks: Arc::clone(&acks),
             registry: Arc::clone(&registry),
             metrics: Arc::clone(&metrics),
+            clock: Arc::clone(&clock),
             writers: Writers::new(shards(&config)),
             longest: config.publish_max_bytes.saturating_add(QUESTION_BYTES),
             holes: Arc::clone(&holes),
@@ -140,6 +141,7 @@ impl Node {
             presence: Leases::new(),
             registry,
             metrics,
+            clock,
             shutdown: Shutdown::default(),
             alarms: Alarms::new(),
             holes,
@@ -195,9 +197,4 @@ pub(crate) fn random() -> Result<u128, GatewayError> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| GatewayError::Unavailable(error.to_string()))?;
     Ok(u128::from_ne_bytes(bytes))
-}
-
-/// Unix seconds, for what the gateway says to people. Decisions use the backplane's clock.
-pub(crate) fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }

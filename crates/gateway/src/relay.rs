@@ -9,6 +9,7 @@ use countersign_protocol::{Address, CallbackId, Decision, FieldError, MessageId,
 use tokio::sync::Notify;
 
 use crate::{
+    clock::NodeClock,
     hub::{Facts, Frame, Hub},
     metrics::{Metrics, Ordered},
     seldom::Seldom,
@@ -27,6 +28,7 @@ pub(crate) struct Relay {
     pub(crate) acks: Arc<Waiters<MessageId>>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) clock: Arc<NodeClock>,
     pub(crate) writers: Writers,
     /// The longest message that is forwarded: `PUBLISH_MAX_BYTES`, and what a question adds to its body.
     pub(crate) longest: usize,
@@ -128,6 +130,9 @@ impl Listener for Relay {
     }
 
     fn observed(&self, observation: Observation) {
+        if let Observation::Clock(now) = observation {
+            self.clock.set(now);
+        }
         self.metrics.observed(observation);
     }
 }
@@ -192,6 +197,7 @@ mod tests {
             acks: Waiters::new(Arc::clone(&interest)),
             registry: Registry::new(&interest, countersign_protocol::NodeId::parse("n").unwrap()),
             metrics: Arc::new(Metrics::new()),
+            clock: Arc::new(NodeClock::new()),
             writers: Writers::new(1),
             longest: 1000,
             holes: Arc::new(Notify::new()),

@@ -1,13 +1,17 @@
 //! A line of the log that somebody outside can provoke: once a second at most, with how many were left out.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
-use crate::node::now;
+use std::{
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Seldom {
-    /// The second of the last line.
+    /// The second of the last line, counted from 1.
     last: AtomicU64,
     left_out: AtomicU64,
 }
@@ -19,7 +23,7 @@ impl Seldom {
 
     /// Whether it is time for a line, and how many were left out since the last one.
     pub(crate) fn line(&self) -> Option<u64> {
-        let second = whole_seconds(now());
+        let second = BEGAN.elapsed().as_secs() + 1;
         if self.last.swap(second, Relaxed) == second {
             self.left_out.fetch_add(1, Relaxed);
             return None;
@@ -28,14 +32,8 @@ impl Seldom {
     }
 }
 
-#[allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "seconds since 1970 fit and are no fraction"
-)]
-fn whole_seconds(seconds: f64) -> u64 {
-    seconds as u64
-}
+/// Seconds are counted from the first line that anybody wanted to write.
+static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 #[cfg(test)]
 mod tests {

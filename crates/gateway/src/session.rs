@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::{
     error::GatewayError,
     hub::{Frame, Membership},
-    node::{Node, now},
+    node::Node,
     presence::Attendance,
     tasks::cancelled_event,
     user_connections::{self, Seat},
@@ -85,7 +85,10 @@ impl Session {
         match incoming {
             Incoming { id, action: Ok(Action::Ping { data }) } => {
                 metrics.action("ping");
-                self.push(reply_frame(id.as_ref(), Event::Pong { timestamp: now(), original_data: data }));
+                self.push(reply_frame(
+                    id.as_ref(),
+                    Event::Pong { timestamp: self.node.clock.now(), original_data: data },
+                ));
                 None
             }
             Incoming { id, action: Err(error) } => {
@@ -117,13 +120,15 @@ impl Session {
     /// Says what was wrong with an action.
     fn wrong(&self, id: Option<&Value>, Wrong { code, message }: Wrong) {
         self.node.metrics.action_error(code);
-        self.push(reply_frame(id, Event::Error { code, message, timestamp: now() }));
+        self.push(reply_frame(id, Event::Error { code, message, timestamp: self.node.clock.now() }));
     }
 
     async fn act(&self, action: Action, id: Option<&Value>) -> Result<(), Wrong> {
         let reply = |event| reply_frame(id, event);
         match action {
-            Action::Ping { data } => self.push(reply(Event::Pong { timestamp: now(), original_data: data })),
+            Action::Ping { data } => {
+                self.push(reply(Event::Pong { timestamp: self.node.clock.now(), original_data: data }));
+            }
             Action::Subscribe { subscriptions, user_id, presence } => {
                 self.subscribe(subscriptions, user_id, presence, &reply).await?;
             }

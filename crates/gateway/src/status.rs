@@ -7,10 +7,7 @@ use countersign_protocol::NodeId;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::{
-    metrics::Summary,
-    node::{Node, now},
-};
+use crate::{metrics::Summary, node::Node};
 
 /// Between two announcements.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -34,7 +31,7 @@ pub struct NodeStatus {
     pub metrics: Summary,
     /// Seconds since it started.
     pub uptime: f64,
-    /// When this was so, in Unix seconds by the node's clock.
+    /// When this was so, in Unix seconds by the backplane's clock.
     pub timestamp: f64,
 }
 
@@ -71,7 +68,7 @@ impl Node {
             waits: self.waiters.count() + self.acks.count(),
             metrics: self.metrics.summary(),
             uptime: self.started.elapsed().as_secs_f64(),
-            timestamp: now(),
+            timestamp: self.clock.now(),
         }
     }
 

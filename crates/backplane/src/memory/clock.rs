@@ -4,7 +4,7 @@
 use std::{
     fmt,
     sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 /// A clock.
@@ -13,14 +13,32 @@ pub trait Clock: fmt::Debug + Send + Sync {
     fn now_ms(&self) -> u64;
 }
 
-/// The clock of the machine, as `TIME` is Redis's.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SystemClock;
+/// Unix time as `TIME` is Redis's, but read from the machine's clock once. From then on it passes as the monotonic clock has
+/// it, so that no deadline moves when somebody sets the machine's clock.
+#[derive(Debug, Clone, Copy)]
+pub struct SystemClock {
+    began: Instant,
+    beginning_ms: u64,
+}
+
+impl SystemClock {
+    /// Reads the machine's clock.
+    pub fn new() -> Self {
+        // A clock before 1970 reads 0.
+        let beginning_ms = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, millis);
+        Self { began: Instant::now(), beginning_ms }
+    }
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl Clock for SystemClock {
     fn now_ms(&self) -> u64 {
-        // A clock before 1970 reads 0.
-        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, millis)
+        self.beginning_ms.saturating_add(millis(self.began.elapsed()))
     }
 }
 

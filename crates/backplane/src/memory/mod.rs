@@ -52,7 +52,7 @@ pub struct Remembered(past::Pasts);
 impl Memory {
     /// An empty store by the machine's clock. `settings.prefix` means nothing here: no two stores share anything.
     pub fn new(settings: Settings) -> Arc<Self> {
-        Self::with_clock(settings, Arc::new(SystemClock))
+        Self::with_clock(settings, Arc::new(SystemClock::new()))
     }
 
     /// An empty store by a clock of one's own.

@@ -10,15 +10,19 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use redis::{Cmd, Pipeline, RedisResult, Script, ScriptInvocation, Value, aio::MultiplexedConnection};
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     backoff::Backoff,
+    clock::{Reading, ServerClock},
     failure::{CommandError, is_unknown_script},
     masters::Masters,
     needs::Needs,
@@ -45,6 +49,7 @@ pub(super) struct Server {
     place: String,
     /// What it lacks, as it was last logged.
     logged: Mutex<Option<String>>,
+    clock: ServerClock,
 }
 
 #[derive(Clone)]
@@ -186,7 +191,8 @@ impl Server {
         let (state, _) =
             watch::channel(std::array::from_fn(|_| Lane::Down(CommandError::unconnected("not connected yet"))));
         let (turn, place, logged) = (AtomicUsize::new(0), topology.place(), Mutex::default());
-        let lanes = Arc::new(Self { state, turn, listener, needs, place, logged });
+        let clock = ServerClock::default();
+        let lanes = Arc::new(Self { state, turn, listener, needs, place, logged, clock });
         let connector = topology.connector()?;
         for lane in 0..LANES {
             spawn(tasks, stop, Arc::clone(&lanes).keep(lane, connector.clone()));
@@ -343,7 +349,7 @@ impl Server {
         for number in 0.. {
             let mut noted = whereabouts.note();
             let (commands, run) = loop {
-                match connect(connector, &self.needs).await {
+                match self.connect(connector).await {
                     Ok(connected) => break connected,
                     Err(error) => {
                         self.log(&error);
@@ -387,7 +393,7 @@ impl Server {
                 _ = broken => return,
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
-            match Run::ask(&mut connection.commands).await {
+            match self.look(&mut connection.commands).await {
                 Ok(now) if now == *run => {}
                 Ok(now) if now.is_replica => return self.broke(&connection, &CommandError::replica()),
                 Ok(_) => return self.broke(&connection, &CommandError::unconnected("the server began another run")),
@@ -399,6 +405,40 @@ impl Server {
                 }
             }
         }
+    }
+
+    /// Who the server is. Hands on how late it is there, and logs when somebody has set its clock.
+    async fn look(&self, connection: &mut MultiplexedConnection) -> RedisResult<Run> {
+        let asked = Instant::now();
+        let (run, time) = Run::and_time(connection).await?;
+        let Some(time) = time else { return Ok(run) };
+        self.listener.observed(Observation::Clock(time));
+        if let Some(seconds) = self.clock.read(Reading { asked, answered: Instant::now(), time }) {
+            tracing::warn!(
+                redis = self.place,
+                seconds = format!("{seconds:+.1}"),
+                "the clock of Redis was set: open questions end so much earlier, or later if it was set back"
+            );
+        }
+        Ok(run)
+    }
+
+    /// A connection to a master on which every script is known and can run to its end.
+    async fn connect(&self, connector: &Connector) -> Result<(MultiplexedConnection, Run), CommandError> {
+        let mut connection = connector.connection().await?;
+        let run = self.look(&mut connection).await?;
+        if run.is_replica {
+            return Err(CommandError::replica());
+        }
+        if let Some(lacking) = self.needs.ask(&mut connection).await? {
+            return Err(CommandError::unfit(&lacking));
+        }
+        let mut load = Pipeline::new();
+        for script in SCRIPTS.all() {
+            load.load_script(script).ignore();
+        }
+        load.exec_async(&mut connection).await?;
+        Ok((connection, run))
     }
 
     /// Logs what the server lacks, once, until that changes. All lanes find the same.
@@ -421,24 +461,6 @@ impl Server {
             }
         });
     }
-}
-
-/// A connection to a master on which every script is known and can run to its end.
-async fn connect(connector: &Connector, needs: &Needs) -> Result<(MultiplexedConnection, Run), CommandError> {
-    let mut connection = connector.connection().await?;
-    let run = Run::ask(&mut connection).await?;
-    if run.is_replica {
-        return Err(CommandError::replica());
-    }
-    if let Some(lacking) = needs.ask(&mut connection).await? {
-        return Err(CommandError::unfit(&lacking));
-    }
-    let mut load = Pipeline::new();
-    for script in SCRIPTS.all() {
-        load.load_script(script).ignore();
-    }
-    load.exec_async(&mut connection).await?;
-    Ok((connection, run))
 }
 
 async fn send(connection: &mut MultiplexedConnection, command: &Cmd, asking: bool) -> RedisResult<Value> {

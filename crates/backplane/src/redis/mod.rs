@@ -10,6 +10,7 @@
 //! - `scripts` and `lua/`: the verbs;
 //! - `slots`, `members`, `masters`: a Redis Cluster: which server has what, whom to ask, and each step to its server;
 //! - `run`: which life of which server a connection belongs to, and so a numbering;
+//! - `clock`: the clock by which deadlines are judged, and whether somebody has set it;
 //! - `lanes`, `failure`, `retry`, `backoff`: commands, what their errors mean, and trying again;
 //! - `needs`: what a Redis must be able to do, asked for on every connection of commands;
 //! - `resp`, `pubsub`: a connection that is there for subscriptions, read in place;
@@ -24,6 +25,7 @@
 mod backoff;
 mod callbacks;
 mod checks;
+mod clock;
 mod cluster;
 mod connections;
 mod failure;

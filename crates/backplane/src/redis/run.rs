@@ -3,6 +3,8 @@
 //! failover before replication), so numberings are bound to it: see `lua/numbering.lua`. A connection belongs to one server
 //! process; what else may have changed is looked at once a second (`lanes.rs`).
 
+use std::time::Duration;
+
 use redis::{InfoDict, RedisResult, aio::ConnectionLike, cmd, from_redis_value};
 
 /// What a server says of itself.
@@ -17,9 +19,18 @@ pub(super) struct Run {
 impl Run {
     /// Asks the server at the other end (<https://redis.io/docs/latest/commands/info/>).
     pub(super) async fn ask(connection: &mut impl ConnectionLike) -> RedisResult<Self> {
+        Ok(Self::and_time(connection).await?.0)
+    }
+
+    /// The same, and how late it is there.
+    pub(super) async fn and_time(connection: &mut impl ConnectionLike) -> RedisResult<(Self, Option<Duration>)> {
         match cmd("INFO").arg("server").arg("replication").query_async(connection).await {
-            Ok(info) => Ok(Self::read(&from_redis_value(info)?)),
-            Err(error) if is_forbidden(&error) => Ok(Self::default()),
+            Ok(info) => {
+                let info: InfoDict = from_redis_value(info)?;
+                let time = info.get::<u64>("server_time_usec").map(Duration::from_micros);
+                Ok((Self::read(&info), time))
+            }
+            Err(error) if is_forbidden(&error) => Ok((Self::default(), None)),
             Err(error) => Err(error),
         }
     }

@@ -99,7 +99,10 @@ struct State {
 
 impl State {
     fn learn(&mut self, callback: &Callback) {
-        let deadline = Instant::now() + callback.remaining;
+        // The backplane's clock may be set back at any time; no callback is open for longer than it was asked to be.
+        let whole = Duration::try_from_secs_f64(callback.deadline - callback.asked_at).unwrap_or_default();
+        let deadline = Instant::now() + callback.remaining.min(whole);
+        let deadline = self.deadline.map_or(deadline, |(_, known)| known.min(deadline));
         self.deadline = Some((callback.deadline, deadline));
         self.ends = deadline + PAST_DEADLINE;
     }
