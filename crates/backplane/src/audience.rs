@@ -30,7 +30,7 @@ impl Channel {
     pub fn audience(&self) -> Audience {
         match self {
             Self::User(_) | Self::Guests | Self::Answer(_) | Self::Ack(_) | Self::Node(_) => Audience::Person,
-            Self::Broadcast | Self::Topic(_) | Self::Presence(_) | Self::Probe(_) => Audience::Crowd,
+            Self::Broadcast | Self::Topic(_) | Self::Presence(_) | Self::Probe(_) | Self::Nodes => Audience::Crowd,
         }
     }
 }

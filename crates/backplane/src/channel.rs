@@ -24,6 +24,8 @@ pub enum Channel {
     Node(NodeId),
     /// How one node hears itself where crowds are heard.
     Probe(NodeId),
+    /// What nodes say of themselves, for all of them.
+    Nodes,
 }
 
 /// A channel that somebody else's bytes name: what is looked up for each publication, without a copy.
@@ -38,6 +40,7 @@ pub(crate) enum Named<'a> {
     Ack(MessageId),
     Node(&'a [u8]),
     Probe(&'a [u8]),
+    Nodes,
 }
 
 impl<'a> Named<'a> {
@@ -56,6 +59,7 @@ impl<'a> Named<'a> {
             (b"ack", Some(bytes)) => Self::Ack(MessageId::parse(id(bytes)?).ok()?),
             (b"node", Some(id)) => Self::Node(id),
             (b"probe", Some(id)) => Self::Probe(id),
+            (b"nodes", None) => Self::Nodes,
             _ => return None,
         })
     }
@@ -78,7 +82,13 @@ impl Channel {
             Self::Broadcast => Some(Address::Broadcast),
             Self::User(id) => Some(Address::User(id.clone())),
             Self::Topic(name) => Some(Address::Topic(name.clone())),
-            Self::Presence(_) | Self::Guests | Self::Answer(_) | Self::Ack(_) | Self::Node(_) | Self::Probe(_) => None,
+            Self::Presence(_)
+            | Self::Guests
+            | Self::Answer(_)
+            | Self::Ack(_)
+            | Self::Node(_)
+            | Self::Probe(_)
+            | Self::Nodes => None,
         }
     }
 
@@ -94,6 +104,7 @@ impl Channel {
             Self::Ack(id) => Named::Ack(*id),
             Self::Node(id) => Named::Node(id.as_str().as_bytes()),
             Self::Probe(id) => Named::Probe(id.as_str().as_bytes()),
+            Self::Nodes => Named::Nodes,
         }
     }
 
@@ -109,6 +120,7 @@ impl Channel {
             Self::Ack(id) => format!("ack:{id}"),
             Self::Node(id) => format!("node:{id}"),
             Self::Probe(id) => format!("probe:{id}"),
+            Self::Nodes => "nodes".to_owned(),
         }
     }
 }
@@ -131,6 +143,7 @@ mod tests {
             Channel::Ack(MessageId::parse(text).unwrap()),
             Channel::Node(NodeId::parse("broadcast").unwrap()),
             Channel::Probe(NodeId::parse("a").unwrap()),
+            Channel::Nodes,
         ];
         for channel in channels {
             assert_eq!(Named::read(channel.name().as_bytes()), Some(channel.named()), "{channel:?}");

@@ -32,6 +32,8 @@ pub enum Observation {
     Probe(Duration),
     /// It is so late, as the backplane's clock has it: since the Unix epoch.
     Clock(Duration),
+    /// Whether another live node has this node's id.
+    NodeIdShared(bool),
     /// A subscriber connection was made, one for each audience; every further one is a reconnect.
     SubscriberConnected,
 }

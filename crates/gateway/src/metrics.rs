@@ -60,6 +60,7 @@ pub(crate) struct Metrics {
     backplane_seconds: Histogram,
     backplane_errors: IntCounterVec,
     subscriber_connects: IntCounter,
+    node_id_shared: IntGauge,
 }
 
 /// How a connection attempt ended.
@@ -238,6 +239,7 @@ impl Metrics {
             backplane_seconds: build.histogram("countersign_backplane_seconds", 0.000_05),
             backplane_errors: build.counters("countersign_backplane_errors_total", "kind"),
             subscriber_connects: build.counter("countersign_subscriber_connects_total"),
+            node_id_shared: build.gauge("countersign_node_id_shared"),
             registry: build.registry,
         }
     }
@@ -392,6 +394,7 @@ impl Metrics {
             Observation::CommandFailed(failure) => self.backplane_errors.with_label_values(&[failure.as_str()]).inc(),
             Observation::Probe(took) => self.probe_seconds.observe(took.as_secs_f64()),
             Observation::SubscriberConnected => self.subscriber_connects.inc(),
+            Observation::NodeIdShared(shared) => self.node_id_shared.set(i64::from(shared)),
             Observation::Clock(_) => {}
         }
     }
@@ -409,6 +412,11 @@ impl Metrics {
             messages_failed: self.failed.get(),
             avg_response_time: if actions == 0 { 0.0 } else { self.action_seconds.get_sample_sum() / actions as f64 },
         }
+    }
+
+    /// Whether another live node has this node's id.
+    pub(crate) fn node_id_is_shared(&self) -> bool {
+        self.node_id_shared.get() != 0
     }
 
     /// Open callbacks of the whole cluster, as of the last sweep.

@@ -59,7 +59,7 @@ impl Relay {
                 None
             }
             // The backplane's own.
-            Channel::Probe(_) => None,
+            Channel::Probe(_) | Channel::Nodes => None,
             Channel::Guests | Channel::Presence(_) => Some((number, Frame::unrouted(&payload))),
             Channel::Broadcast | Channel::User(_) | Channel::Topic(_) => {
                 if payload.bytes().len() > self.longest {

@@ -23,6 +23,8 @@ pub struct NodeStatus {
     pub running: bool,
     /// `ready`, or why it is not.
     pub status: String,
+    /// Whether another live node has the same id.
+    pub node_id_shared: bool,
     /// Connections that it holds.
     pub active_connections: usize,
     /// Waits for decisions that it holds.
@@ -52,6 +54,8 @@ pub struct ClusterStatus {
     pub timestamp: f64,
     /// Which node answered.
     pub node_id: NodeId,
+    /// Whether another live node has the id of the one that answered.
+    pub node_id_shared: bool,
     /// Every node that has announced itself lately, this one as it is now.
     pub nodes: Vec<Box<RawValue>>,
 }
@@ -64,6 +68,7 @@ impl Node {
             node_id: self.config.node_id.clone(),
             running: !self.shutdown.is_draining(),
             status: ready.err().unwrap_or_else(|| "ready".to_owned()),
+            node_id_shared: self.metrics.node_id_is_shared(),
             active_connections: self.hub.load().connections,
             waits: self.waiters.count() + self.acks.count(),
             metrics: self.metrics.summary(),
@@ -92,6 +97,7 @@ impl Node {
             metrics: own.metrics,
             timestamp: own.timestamp,
             node_id: own.node_id,
+            node_id_shared: own.node_id_shared,
             nodes,
         }
     }

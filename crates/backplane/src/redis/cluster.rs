@@ -8,7 +8,7 @@ use redis::{cmd, from_redis_value};
 use tokio::sync::watch;
 
 use super::{RedisBackplane, lanes::Step, messages::unreadable, millis, retry::repeat, scripts::SCRIPTS};
-use crate::{Cluster, Link, Result};
+use crate::{Channel, Cluster, Link, Result};
 
 #[async_trait]
 impl Cluster for RedisBackplane {
@@ -20,6 +20,9 @@ impl Cluster for RedisBackplane {
         let mut script = SCRIPTS.announce.prepare_invoke();
         script.key(self.keys.node(node)).key(self.keys.nodes()).arg(node.as_str()).arg(status).arg(millis(ttl).max(1));
         repeat(|| self.lanes.script(&script)).await?;
+        let mut said = cmd("PUBLISH");
+        said.arg(self.keys.channel(&Channel::Nodes)).arg(self.neighbours.announcement(ttl));
+        self.lanes.anywhere(&said).await?;
         Ok(())
     }
 

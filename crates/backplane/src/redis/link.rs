@@ -1,6 +1,6 @@
 //! Whether the node can hear the others, itself included: known from two facts for each audience, that its subscriber has
 //! every wanted channel, and that it has lately heard its own probe. The subscriber says when it is ready and when it broke,
-//! the probe says when it is not heard; everybody else watches.
+//! the probe says when it is not heard; everybody else watches. What the neighbours say may bar a node that hears well.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,13 +12,21 @@ use crate::{Audience, ByAudience, Link};
 #[derive(Debug)]
 pub(super) struct Links {
     link: watch::Sender<Link>,
-    each: Mutex<ByAudience<Link>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    each: ByAudience<Link>,
+    /// Why the node is not to be used although it may hear.
+    barred: Option<String>,
 }
 
 impl Links {
     pub(super) fn new() -> Arc<Self> {
         let down = || Link::Down(NOT_YET.to_owned());
-        Arc::new(Self { link: watch::Sender::new(down()), each: Mutex::new(ByAudience::from_fn(|_| down())) })
+        let known = Known { each: ByAudience::from_fn(|_| down()), barred: None };
+        Arc::new(Self { link: watch::Sender::new(down()), known: Mutex::new(known) })
     }
 
     /// For everybody.
@@ -28,11 +36,25 @@ impl Links {
 
     /// What is known of one audience now. Whether that is news of the node.
     fn change(&self, audience: Audience, link: Link) -> bool {
-        let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
-        *each.of_mut(audience) = link;
-        let down = Audience::ALL.into_iter().map(|audience| each.of(audience)).find(|link| !link.is_up());
-        let whole = down.cloned().unwrap_or(Link::Up);
-        // Under the lock, so that nobody sees an older state last.
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        *known.each.of_mut(audience) = link;
+        self.tell(&known)
+    }
+
+    /// Keeps the node from being used, for a reason, or no longer.
+    pub(super) fn bar(&self, barred: Option<String>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.barred = barred;
+        self.tell(&known);
+    }
+
+    /// Under the lock, so that nobody sees an older state last.
+    fn tell(&self, known: &Known) -> bool {
+        let down = Audience::ALL.into_iter().map(|audience| known.each.of(audience)).find(|link| !link.is_up());
+        let whole = match &known.barred {
+            Some(reason) => Link::Down(reason.clone()),
+            None => down.cloned().unwrap_or(Link::Up),
+        };
         self.link.send_if_modified(|now| {
             let news = *now != whole;
             *now = whole;

@@ -15,6 +15,7 @@
 //! - `needs`: what a Redis must be able to do, asked for on every connection of commands;
 //! - `resp`, `pubsub`: a connection that is there for subscriptions, read in place;
 //! - `subscriber`, `probe`, `link`: hearing, and proving that one hears;
+//! - `neighbours`: what nodes say of themselves, and what must not be: another database, the same id;
 //! - `messages`, `callbacks`, `record`, `tasks`, `sweep`, `heartbeats`, `receipts`, `presence`,
 //!   `connections`, `cluster`: the traits;
 //! - `replies`: pushing decisions to reply lists;
@@ -38,6 +39,7 @@ mod masters;
 mod members;
 mod messages;
 mod needs;
+mod neighbours;
 mod options;
 mod presence;
 mod probe;
@@ -75,6 +77,7 @@ use self::{
     link::{LinkState, Links},
     messages::RedisMessages,
     needs::{Needs, Setup},
+    neighbours::Neighbours,
     probe::{OwnChannel, Probe},
     replicas::Replicas,
     subscriber::Subscriber,
@@ -90,6 +93,7 @@ pub struct RedisBackplane {
     node: NodeId,
     lanes: Arc<Lanes>,
     links: Arc<Links>,
+    neighbours: Arc<Neighbours>,
     replicas: Option<Replicas>,
     messages: RedisMessages,
     inbox: Arc<RedisInbox>,
@@ -127,6 +131,14 @@ pub fn connect(
         Topology::Single(_) | Topology::Sentinel(_) => Keys::new(&settings.prefix),
     };
     let links = Links::new();
+    let neighbours = Neighbours::new(
+        options.node.clone(),
+        &settings.prefix,
+        topology.database(),
+        Arc::clone(&links),
+        Arc::clone(listener),
+    );
+    spawn(&tasks, &stop, Arc::clone(&neighbours).keep());
     if let Topology::Sentinel(sentinels) = &*topology {
         spawn(&tasks, &stop, Arc::clone(sentinels).watch());
     }
@@ -164,6 +176,7 @@ pub fn connect(
             listener: Arc::clone(listener),
             link,
             probe,
+            neighbours: Arc::clone(&neighbours),
         };
         spawn(&tasks, &stop, subscriber.run());
         spawn(&tasks, &stop, prober);
@@ -175,6 +188,7 @@ pub fn connect(
         node: options.node,
         lanes,
         links,
+        neighbours,
         replicas,
         messages,
         inbox,

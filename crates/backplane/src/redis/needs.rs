@@ -57,6 +57,7 @@ impl Needs {
         }
         let mut channels = vec![
             Channel::Broadcast,
+            Channel::Nodes,
             Channel::User(sample_user()),
             Channel::Node(node.clone()),
             Channel::Probe(node.clone()),
@@ -180,7 +181,7 @@ impl fmt::Display for Lacking {
         }
         f.write_str(" cannot run what the node needs:")?;
         if self.too_old {
-            f.write_str(" it is too old;")?;
+            f.write_str(" it is too old (redis.acl_check_cmd is missing);")?;
         }
         if !self.unknown.is_empty() {
             write!(f, " it does not know {} (too old, or renamed);", self.unknown.join(", "))?;

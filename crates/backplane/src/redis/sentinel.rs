@@ -62,6 +62,11 @@ impl Sentinels {
         format!("{scheme}+sentinel://{}/{}/{}", hosts.join(","), self.name, self.pattern.redis_settings().db())
     }
 
+    /// Which database has the keys.
+    pub(super) fn database(&self) -> i64 {
+        self.pattern.redis_settings().db()
+    }
+
     pub(super) fn is_tls(&self) -> bool {
         matches!(self.pattern.addr(), ConnectionAddr::TcpTls { .. })
     }

@@ -17,6 +17,7 @@ use super::{
     failure::CommandError,
     keys::Keys,
     link::LinkState,
+    neighbours::Neighbours,
     probe::{Echo, Probe},
     pubsub::{Brought, PubSub, PubSubError},
     topology::Topology,
@@ -35,6 +36,7 @@ pub(super) struct Subscriber {
     pub(super) listener: Arc<dyn Listener>,
     pub(super) link: Arc<LinkState>,
     pub(super) probe: Arc<Probe>,
+    pub(super) neighbours: Arc<Neighbours>,
 }
 
 /// One connection.
@@ -59,6 +61,7 @@ impl Subscriber {
     /// Listens, for ever.
     pub(super) async fn run(self) {
         let _own = self.interest.want(&self.own);
+        let _nodes = (self.audience == Channel::Nodes.audience()).then(|| self.interest.want(&Channel::Nodes));
         let mut backoff = Backoff::new();
         let mut interrupted = false;
         let mut whereabouts = self.topology.whereabouts();
@@ -200,6 +203,10 @@ impl<'a> Session<'a> {
             if echo == Echo::Own {
                 self.owner.link.heard(self.number);
             }
+            return None;
+        }
+        if channel == Channel::Nodes {
+            self.owner.neighbours.heard(&bytes);
             return None;
         }
         match wire::decode(bytes) {

@@ -60,6 +60,15 @@ impl Topology {
         }
     }
 
+    /// Which database has the keys. A Redis Cluster has one.
+    pub(super) fn database(&self) -> i64 {
+        match self {
+            Self::Single(info) => info.redis_settings().db(),
+            Self::Sentinel(sentinels) => sentinels.database(),
+            Self::Cluster(_) => 0,
+        }
+    }
+
     /// Whether connections are encrypted.
     pub(super) fn is_tls(&self) -> bool {
         match self {

@@ -121,9 +121,9 @@ async fn what_cuts_off_a_crowd_cuts_off_no_person() {
     let mut client = server.client().await;
     let alice = Channel::User(user("alice"));
     let _wanted = [node.hear(topic("a")).await, node.hear(topic("b")).await, node.hear(alice.clone()).await];
-    // The node's own channel, and two topics; the other has the node's own, and one user.
+    // The node's own channel, that of all nodes, and two topics; the other has the node's own, and one user.
     let list: String = client.ask("CLIENT LIST TYPE pubsub").await;
-    let crowd = list.lines().find(|line| line.contains(" sub=3 ")).expect("a connection with three channels");
+    let crowd = list.lines().find(|line| line.contains(" sub=4 ")).expect("a connection with four channels");
     let id = crowd.split(' ').find_map(|field| field.strip_prefix("id=")).expect("it has an id");
     let killed: u64 = client.ask(&format!("CLIENT KILL ID {id}")).await;
     assert_eq!(killed, 1);

@@ -122,4 +122,9 @@ pub const TABLE: &[(&str, &str, &str)] = &[
         "counter",
         "Subscriber connections made, one for persons and one for crowds; every further one is a reconnect. Rises steadily: Redis cuts the subscriber (output buffer) or the network does.",
     ),
+    (
+        "countersign_node_id_shared",
+        "gauge",
+        "1 while another live node announces itself with this node's NODE_ID: give every node one of its own.",
+    ),
 ];
