@@ -98,6 +98,11 @@ impl Nginx {
         self.process.as_ref().expect("nginx is running")
     }
 
+    /// The error log so far.
+    pub fn error_log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("error.log")).unwrap_or_default()
+    }
+
     /// The access log so far.
     pub fn access_log(&self) -> String {
         fs::read_to_string(self.directory.path().join("access.log")).unwrap_or_default()
@@ -224,5 +229,36 @@ mod tests {
         let log = nginx.access_log();
         assert!(log.contains("GET /metrics"), "{log}");
         assert!(!log.contains("secret"), "{log}");
+    }
+
+    #[tokio::test]
+    async fn a_token_in_a_query_is_in_no_log_when_no_node_answers() {
+        let nginx = Nginx::start(&[format!("127.0.0.1:{}", free_port())]).await;
+        let api = crate::Api::at(nginx.url());
+        for path in ["/ws?token=secret", "/?token=secret", "/sse?token=secret", "/api/workflows/7/updates?token=secret"]
+        {
+            assert_eq!(api.get(path).await.status, 503, "{path}");
+        }
+        // The log is written, and would have them.
+        assert_eq!(api.get("/v1/status?plain").await.status, 503);
+        let log = nginx.error_log();
+        assert!(log.contains("/v1/status?plain"), "{log}");
+        assert!(!log.contains("secret"), "{log}");
+        assert!(!nginx.access_log().contains("secret"));
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_too_long_is_told_why() {
+        let nginx = Nginx::start(&[format!("127.0.0.1:{}", free_port())]).await;
+        let api = crate::Api::at(nginx.url());
+        let long = "x".repeat(20_000);
+        for reply in [
+            api.get(&format!("/v1/status?{long}")).await,
+            api.try_send(reqwest::Method::GET, "/v1/status", &[("x-long", &long)], None).await.expect("a reply"),
+        ] {
+            assert_eq!(reply.status, 431, "{reply:?}");
+            assert_eq!(reply.header("content-type"), "application/problem+json");
+            assert_eq!(reply.body["code"], "head_too_long", "{reply:?}");
+        }
     }
 }

@@ -21,6 +21,8 @@ pub enum Signal {
     Continue,
     /// SIGHUP: read the configuration again.
     Reload,
+    /// SIGQUIT: end when what is under way has ended, as nginx understands it.
+    Quit,
 }
 
 impl Signal {
@@ -31,6 +33,7 @@ impl Signal {
             Self::Stop => "STOP",
             Self::Continue => "CONT",
             Self::Reload => "HUP",
+            Self::Quit => "QUIT",
         }
     }
 }

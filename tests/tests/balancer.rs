@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::large_futures, reason = "a test has a handful of futures, not one for each connection")]
 
+use std::time::{Duration, Instant};
+
 use harness::{Cluster, Device, PATIENCE, callback_id, eventually};
 use serde_json::json;
 
@@ -100,4 +102,19 @@ async fn the_largest_message_passes_and_operations_do_not() {
         assert_eq!(api.get(path).await.status, 404, "{path}");
         assert_eq!(cluster.api(0).get(path).await.status, 200, "{path} of the node itself");
     }
+}
+
+#[tokio::test]
+async fn a_wait_through_nginx_is_over_within_a_second_although_no_node_knows() {
+    let cluster = Cluster::start(3).await;
+    let id = cluster.api(0).ask("alice", "t1", json!({"timeout": 0.1, "on_timeout": "decline"})).await;
+    assert_eq!(cluster.api(0).wait(&id, 5).await.expect_status(200)["status"], "timed_out");
+    cluster.redis().pause();
+    let began = Instant::now();
+    let reply = cluster.balanced_api().wait(&id, 5).await;
+    let took = began.elapsed();
+    cluster.redis().resume();
+    assert_eq!(reply.status, 503, "{reply:?}");
+    // The deadline is over: one second from the request, and what a busy machine adds. A second node would add its own.
+    assert!(took < Duration::from_millis(1_600), "{took:?}");
 }

@@ -4,8 +4,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
 
-use harness::{Nginx, Node, repository};
+use harness::{Nginx, Node, PATIENCE, Process, Signal, eventually, repository};
 use saphyr::{LoadableYamlNode, Yaml};
 
 fn shipped(path: &str) -> String {
@@ -146,8 +149,93 @@ fn nginx_waits_longer_than_a_stream_is_silent_and_a_caller_waits() {
         .filter_map(|line| line.trim().strip_prefix("proxy_read_timeout "))
         .filter_map(|value| value.trim_end_matches("s;").parse().ok())
         .collect();
-    let [stream, wait] = read_timeouts[..] else { unreadable("two read timeouts", &format!("{read_timeouts:?}")) };
+    let [stream, ref waits @ ..] = read_timeouts[..] else {
+        unreadable("a read timeout", &format!("{read_timeouts:?}"))
+    };
     assert!(stream > 30, "WEBSOCKET_PING_INTERVAL is 30 s");
-    assert!(wait > 300, "WEBSOCKET_CALLBACK_TIMEOUT is 300 s");
+    assert!(waits.len() == 2 && waits.iter().all(|wait| *wait > 300), "WEBSOCKET_CALLBACK_TIMEOUT is 300 s: {waits:?}");
     assert!(!conf.contains("non_idempotent;"), "a POST that was sent is never sent to a second node");
+}
+
+#[test]
+fn the_shipped_files_ask_for_nothing_that_an_engine_may_refuse() {
+    let text = shipped("docker-compose.yml");
+    let compose = yaml(&text);
+    for service in NODES.into_iter().chain(["redis", "nginx", "prometheus"]) {
+        assert!(!keys(&compose["services"][service]).contains(&"ulimits"), "{service}: the hard limit may be lower");
+    }
+    assert!(!keys(&compose["x-node"]).contains(&"ulimits"));
+    assert!(!shipped("deploy/Dockerfile").contains("# syntax="), "a frontend of its own comes from a registry");
+}
+
+/// `follow-nodes.sh` with an nginx and a name service that write down and read what a test wants.
+struct Followed {
+    folder: tempfile::TempDir,
+    process: Process,
+}
+
+impl Followed {
+    fn start(addresses: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary directory can be made");
+        let path = folder.path();
+        let program = |name: &str, text: &str| {
+            fs::write(path.join(name), format!("#!/bin/sh\n{text}\n")).expect("our own directory");
+            fs::set_permissions(path.join(name), fs::Permissions::from_mode(0o755)).expect("our own file");
+        };
+        program(
+            "getent",
+            "cd \"$(dirname \"$0\")\"\n\
+             if grep -q \"^$2 \" addresses; then sed -n \"s/^$2 //p\" addresses; else : > missing; exit 2; fi",
+        );
+        program(
+            "nginx",
+            "cd \"$(dirname \"$0\")\"\n\
+             if [ \"$1\" = -s ]; then echo \"$2\" >> log; else echo started >> log; fi\n\
+             [ \"$1\" = -s ] || until grep -q quit log; do sleep 0.05; done",
+        );
+        fs::write(
+            path.join("conf"),
+            "upstream a {\n    server node1:8765 max_fails=0;\n    server node2:8765 max_fails=0;\n}\n",
+        )
+        .expect("our own directory");
+        let mut command = Command::new("sh");
+        command
+            .arg(repository().join("nginx/follow-nodes.sh"))
+            .arg(path.join("conf"))
+            .env("FOLLOW_NODES_EVERY", "0.05")
+            .env("PATH", format!("{}:{}", path.display(), std::env::var("PATH").unwrap_or_default()));
+        resolve(path, addresses);
+        Self { process: Process::spawn("follow-nodes", command.current_dir(path)), folder }
+    }
+
+    async fn has_done(&self, expected: &[&str]) {
+        eventually(PATIENCE, &format!("nginx that was told {expected:?}"), || async {
+            let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+            (log.lines().collect::<Vec<_>>() == expected).then_some(())
+        })
+        .await;
+    }
+}
+
+/// From now on, names have these addresses. In one step, so that a look-up never sees half of it.
+fn resolve(folder: &Path, addresses: &str) {
+    fs::write(folder.join("new"), addresses).expect("our own directory");
+    fs::rename(folder.join("new"), folder.join("addresses")).expect("our own directory");
+}
+
+#[tokio::test]
+async fn nginx_reads_its_configuration_again_when_a_node_has_another_address() {
+    let followed = Followed::start("node1 10.0.0.1\nnode2 10.0.0.2\n");
+    followed.has_done(&["started"]).await;
+    // A node that is away for a moment changes nothing; one that comes back elsewhere does.
+    resolve(followed.folder.path(), "node1 10.0.0.1\n");
+    eventually(PATIENCE, "a look-up without an address", || async {
+        followed.folder.path().join("missing").exists().then_some(())
+    })
+    .await;
+    resolve(followed.folder.path(), "node1 10.0.0.1\nnode2 10.0.0.9\n");
+    followed.has_done(&["started", "reload"]).await;
+    followed.process.signal(Signal::Quit);
+    assert_eq!(followed.process.wait_exit(PATIENCE).await, Some(0));
+    followed.has_done(&["started", "reload", "quit"]).await;
 }
