@@ -8,7 +8,7 @@
 //! | no answer is lost | [`LostAnswer`](Violation::LostAnswer), [`NotAnswered`](Violation::NotAnswered) |
 //! | nobody is asked twice | [`AskedTwice`](Violation::AskedTwice), [`ShownTwice`](Violation::ShownTwice) |
 //! | the deadline decides, and decides in time | [`WrongSide`](Violation::WrongSide), [`LateWait`](Violation::LateWait) |
-//! | every device converges | [`NotTold`](Violation::NotTold) |
+//! | every device converges | [`NotTold`](Violation::NotTold), [`Stale`](Violation::Stale) |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -71,6 +71,8 @@ pub enum Violation {
     },
     /// A connection that was shown a callback and lasted did not learn of its end.
     NotTold(u64, String),
+    /// A connection that lasted still shows a callback that has ended, although it had heard of the end.
+    Stale(u64, String),
     /// A connection heard the end of a callback more than once.
     EndedTwice(u64, String),
     /// A caller was refused.
@@ -310,8 +312,13 @@ fn devices(history: &History, answers: &BTreeMap<String, Ending>, report: &mut R
         }
         let dropped = || lists.len() > 1 && lists.last().is_some_and(|list| !list.contains(callback));
         let over = answers.contains_key(callback);
-        if over && history.lasting.contains(&connection) && !told.contains(&(connection, callback)) && !dropped() {
-            violations.push(Violation::NotTold(connection, callback.to_owned()));
+        if over && history.lasting.contains(&connection) {
+            let shows = || history.screens.get(&connection).is_some_and(|screen| screen.contains(callback));
+            if !told.contains(&(connection, callback)) && !dropped() {
+                violations.push(Violation::NotTold(connection, callback.to_owned()));
+            } else if shows() {
+                violations.push(Violation::Stale(connection, callback.to_owned()));
+            }
         }
     }
 }

@@ -14,6 +14,7 @@ fn kept() -> History {
         shown: [1, 2].map(shown).to_vec(),
         lists: vec![(1, BTreeSet::new()), (2, BTreeSet::new())],
         told: vec![(1, ID.to_owned()), (2, ID.to_owned())],
+        screens: BTreeMap::new(),
         lasting: BTreeSet::from([1, 2]),
         bids: vec![
             Bid { callback: ID.to_owned(), ending: winner.clone(), outcome: Outcome::Won },
@@ -230,4 +231,32 @@ fn a_refused_caller_is_flagged() {
     let mut history = kept();
     history.waits.push(wait(End::Refused(404)));
     assert_eq!(flagged(&history), Violation::Refused("k1".to_owned(), 404));
+}
+
+#[test]
+fn a_device_that_keeps_a_question_whose_end_it_has_heard_is_flagged() {
+    let mut history = kept();
+    history.screens.insert(1, BTreeSet::from([ID.to_owned()]));
+    assert_eq!(flagged(&history), Violation::Stale(1, ID.to_owned()));
+    // A connection that is gone shows nothing.
+    history.lasting.remove(&1);
+    assert_eq!(audit(&history).violations, []);
+}
+
+#[test]
+fn a_screen_follows_questions_ends_and_lists() {
+    let notebook = crate::history::Notebook::default();
+    let connection = notebook.connected();
+    let question = |id: &str| serde_json::json!({"type": "task_step_result", "callback_id": id, "task_id": id});
+    let screen = || notebook.read(|history| history.screens[&connection].iter().cloned().collect::<Vec<_>>());
+    for id in ["1", "2", "3"] {
+        notebook.heard(connection, &question(id));
+    }
+    notebook.heard(connection, &serde_json::json!({"type": "callback_resolved", "callback_id": "1"}));
+    assert_eq!(screen(), ["2", "3"]);
+    notebook.heard(connection, &serde_json::json!({"type": "open_callbacks", "callback_ids": ["3"]}));
+    assert_eq!(screen(), ["3"]);
+    // An ended question that comes back stays.
+    notebook.heard(connection, &question("1"));
+    assert_eq!(screen(), ["1", "3"]);
 }

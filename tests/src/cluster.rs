@@ -6,6 +6,7 @@ use crate::api::Api;
 use crate::device::Device;
 use crate::nginx::Nginx;
 use crate::node::{Node, NodeBuilder};
+use crate::proxy::TcpProxy;
 use crate::redis_server::RedisServer;
 
 /// Everything that the shipped deployment runs, on free loopback ports. Gone when dropped.
@@ -14,6 +15,7 @@ pub struct Cluster {
     // Dropped in this order: what depends on something goes before it.
     nginx: Nginx,
     nodes: Vec<Node>,
+    links: Vec<TcpProxy>,
     redis: RedisServer,
 }
 
@@ -25,7 +27,7 @@ impl Cluster {
 
     /// The same with settings.
     pub fn builder(count: usize) -> ClusterBuilder {
-        ClusterBuilder { count, node: Node::builder() }
+        ClusterBuilder { count, node: Node::builder(), linked: false }
     }
 
     /// The Redis of all nodes.
@@ -56,6 +58,11 @@ impl Cluster {
     /// All nodes.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
+    }
+
+    /// What stands between a node and Redis, if the cluster was built with links.
+    pub fn link(&self, index: usize) -> &TcpProxy {
+        &self.links[index]
     }
 
     /// A new process in the place of a node that has ended.
@@ -110,6 +117,7 @@ impl Cluster {
 pub struct ClusterBuilder {
     count: usize,
     node: NodeBuilder,
+    linked: bool,
 }
 
 impl ClusterBuilder {
@@ -120,16 +128,29 @@ impl ClusterBuilder {
         self
     }
 
+    /// Puts a proxy between each node and Redis.
+    #[must_use]
+    pub fn with_links(mut self) -> Self {
+        self.linked = true;
+        self
+    }
+
     /// Starts Redis, then the nodes, then nginx; returns when all are ready.
     pub async fn start(self) -> Cluster {
         let redis = RedisServer::start().await;
         let mut nodes = Vec::with_capacity(self.count);
+        let mut links = Vec::new();
         for number in 1..=self.count {
-            let node = self.node.clone().redis(&redis).env("NODE_ID", format!("node-{number}")).fixed_port();
+            let mut node = self.node.clone().redis(&redis).env("NODE_ID", format!("node-{number}")).fixed_port();
+            if self.linked {
+                let link = TcpProxy::to(redis.address()).await;
+                node = node.env("REDIS_URL", format!("redis://{}/0", link.address()));
+                links.push(link);
+            }
             nodes.push(node.start().await);
         }
         let addresses: Vec<String> = nodes.iter().map(|node| node.address().to_owned()).collect();
         let nginx = Nginx::start(&addresses).await;
-        Cluster { nginx, nodes, redis }
+        Cluster { nginx, nodes, links, redis }
     }
 }

@@ -4,7 +4,7 @@
 //! conclusions. A [`Notebook`] is the history while it is being written: participants share it, and a test may look into it.
 //! All times are Unix seconds: the tests, the nodes and Redis share one machine and so one clock.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -166,6 +166,9 @@ pub struct History {
     pub lists: Vec<(u64, BTreeSet<String>)>,
     /// The ends that devices heard of: connection, id.
     pub told: Vec<(u64, String)>,
+    /// The callbacks that each connection shows, if it does as the protocol says: a question adds one, its end takes it
+    /// away, and a list takes away every other.
+    pub screens: BTreeMap<u64, BTreeSet<String>>,
     /// Connections that lasted to the end.
     pub lasting: BTreeSet<u64>,
     /// What people and producers tried.
@@ -219,6 +222,16 @@ impl Notebook {
     pub fn heard(&self, connection: u64, message: &Value) {
         let history = &mut self.lock().history;
         let callback = || message["callback_id"].as_str().unwrap_or_default().to_owned();
+        let screen = history.screens.entry(connection).or_default();
+        match message["type"].as_str() {
+            Some("task_step_result") => drop(screen.insert(callback())),
+            Some("callback_resolved") => drop(screen.remove(&callback())),
+            Some("open_callbacks") => {
+                let ids: Vec<_> = message["callback_ids"].as_array().into_iter().flatten().collect();
+                screen.retain(|shown| ids.iter().any(|id| *id == shown));
+            }
+            _ => {}
+        }
         match message["type"].as_str() {
             Some("task_step_result") => history.shown.push(Shown {
                 connection,

@@ -284,10 +284,13 @@ impl NodeBuilder {
 
 const START_DEADLINE: Duration = Duration::from_secs(20);
 
-/// The binary under test: beside this test in the target directory.
+/// The binary under test: in the target directory of this test, which lies in its `deps`, or of this program, which lies
+/// beside it.
 pub fn countersign_binary() -> PathBuf {
-    let test = std::env::current_exe().expect("a test knows its own path");
-    let binary = test.ancestors().nth(2).expect("a test lies in <target>/<profile>/deps").join("countersign");
+    let own = std::env::current_exe().expect("a test knows its own path");
+    let folder = own.parent().expect("a program lies in a folder");
+    let profile = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
+    let binary = profile.join("countersign");
     assert!(binary.is_file(), "there is no {}: `cargo build --workspace` first, or run ./test", binary.display());
     binary
 }

@@ -20,13 +20,16 @@ pub(crate) struct Press {
     doors: Vec<Api>,
     padding: String,
     door: usize,
+    /// Begins its idempotency keys: numbers begin again with every ledger, and Redis keeps a key's result for an hour.
+    keys: String,
 }
 
 impl Press {
     /// For this address, written as clients write it (`broadcast`, `user:<id>` or a topic); begins at the first door.
     pub(crate) fn new(ledger: &Ledger, address: &str, doors: &[Api], bytes: usize) -> Self {
         let padding = "x".repeat(bytes);
-        Self { ledger: ledger.clone(), address: address.to_owned(), doors: doors.to_vec(), padding, door: 0 }
+        let keys = uuid::Uuid::new_v4().simple().to_string();
+        Self { ledger: ledger.clone(), address: address.to_owned(), doors: doors.to_vec(), padding, door: 0, keys }
     }
 
     /// Publishes so many messages a second, at most, until it is told to stop. The last one is accepted then.
@@ -51,7 +54,7 @@ impl Press {
             Some(("user", user)) => format!("/v1/users/{user}/messages"),
             _ => format!("/v1/topics/{}/messages", self.address),
         };
-        let key = format!("{}-{number}", self.address);
+        let key = format!("{}-{}-{number}", self.keys, self.address);
         let body = json!({"type": "number", "n": number, "padding": self.padding});
         let give_up = Instant::now() + PERSISTENCE;
         while Instant::now() < give_up {

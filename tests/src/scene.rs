@@ -111,7 +111,8 @@ impl Scene {
     async fn settled(&self) {
         let all_told = eventually(PATIENCE, "every device told", || async {
             let report: Report = audit(&self.notebook.history());
-            (report.count(|violation| matches!(violation, Violation::NotTold(..))) == 0).then_some(())
+            let unsettled = |violation: &Violation| matches!(violation, Violation::NotTold(..) | Violation::Stale(..));
+            (report.count(unsettled) == 0).then_some(())
         });
         drop(timeout(Duration::from_secs(4), all_told).await);
     }

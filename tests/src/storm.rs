@@ -13,6 +13,8 @@ use crate::scene::Scene;
 /// Who takes part, and through which doors.
 #[derive(Debug)]
 pub struct Storm {
+    /// Begins the names of its users, so that several can follow one another in one cluster.
+    pub name: String,
     /// How many users there are, each with a laptop and a phone.
     pub users: usize,
     /// How many questions each user gets of each kind.
@@ -35,7 +37,7 @@ impl Storm {
     pub fn through_nginx(cluster: &Cluster) -> Self {
         let url = vec![cluster.nginx().ws_url()];
         let doors = vec![cluster.balanced_api()];
-        Self { users: 10, each: 4, doors, gives_up: GIVES_UP, laptops: url.clone(), phones: url }
+        Self { name: String::new(), users: 10, each: 4, doors, gives_up: GIVES_UP, laptops: url.clone(), phones: url }
     }
 
     /// The same straight to the nodes: callers in the order `doors`, laptops and phones in theirs.
@@ -65,8 +67,8 @@ impl Storm {
         let mut scene = Scene::open();
         scene.callers_give_up_after(self.gives_up);
         for user in 0..self.users {
-            scene.person(&format!("user-{user}"), "laptop", &self.laptops);
-            scene.person(&format!("user-{user}"), "phone", &self.phones);
+            scene.person(&self.user(user), "laptop", &self.laptops);
+            scene.person(&self.user(user), "phone", &self.phones);
         }
         scene.connected(2 * self.users).await;
 
@@ -90,10 +92,14 @@ impl Storm {
         self.users * self.each
     }
 
+    fn user(&self, number: usize) -> String {
+        format!("{}user-{number}", self.name)
+    }
+
     fn ask(&self, scene: &mut Scene, kind: &str, put_off: impl Fn(Ask, u64) -> Ask) {
         for user in 0..self.users {
             for number in 0..self.each {
-                let ask = Ask::new(format!("user-{user}"), format!("{kind}-{user}-{number}"));
+                let ask = Ask::new(self.user(user), format!("{kind}-{user}-{number}"));
                 let number = u64::try_from(number).expect("a handful");
                 scene.ask(&put_off(ask, number), &self.doors);
             }
