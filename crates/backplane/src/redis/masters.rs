@@ -21,10 +21,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     failure::CommandError,
-    lanes::{LANE_WITHIN, Server, Step, Way},
+    lanes::{Step, Way},
     members::{Members, address_of},
     needs::Needs,
     scripts::evalsha,
+    server::{LANE_WITHIN, Server},
     slots::{Address, Owners, Place},
     spawn,
     topology::Topology,

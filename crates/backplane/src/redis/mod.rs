@@ -11,7 +11,7 @@
 //! - `slots`, `members`, `masters`: a Redis Cluster: which server has what, whom to ask, and each step to its server;
 //! - `run`: which life of which server a connection belongs to, and so a numbering;
 //! - `clock`: the clock by which deadlines are judged, and whether somebody has set it;
-//! - `lanes`, `failure`, `retry`, `backoff`: commands, what their errors mean, and trying again;
+//! - `lanes`, `server`, `failure`, `retry`, `backoff`: commands, what their errors mean, and trying again;
 //! - `needs`: what a Redis must be able to do, asked for on every connection of commands;
 //! - `resp`, `pubsub`: a connection that is there for subscriptions, read in place;
 //! - `subscriber`, `probe`, `link`: hearing, and proving that one hears;
@@ -53,6 +53,7 @@ mod retry;
 mod run;
 mod scripts;
 mod sentinel;
+mod server;
 mod slots;
 mod subscriber;
 mod sweep;
