@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::large_futures, reason = "a test has a handful of futures, not one for each connection")]
 
-use harness::{Closed, Device, Node};
+use harness::{Closed, Device, Node, RedisServer};
 use serde_json::{Value, json};
 
 /// A node with two devices: one misbehaves, the other one must not notice.
@@ -124,6 +124,33 @@ async fn a_ping_is_answered_with_what_was_sent_and_a_reply_names_its_action() {
         let confirmed = scene.clumsy.expect_type("subscription_confirmed").await;
         assert_eq!((&confirmed["topic"], &confirmed["reply_to"]), (&json!(topic), &json!(8)), "{confirmed}");
     }
+}
+
+#[tokio::test]
+async fn a_ping_overtakes_actions_that_wait_for_redis_and_these_keep_their_order() {
+    let redis = RedisServer::start().await;
+    // A client whose action waits has to be asked for signs of life meanwhile, and must not be taken for silent.
+    let builder = Node::builder().redis(&redis).env("WEBSOCKET_PING_INTERVAL", "0.5");
+    let node = builder.env("WEBSOCKET_PING_TIMEOUT", "0.5").start().await;
+    let mut alice = Device::of_user(&node.ws_url(), "alice").await;
+    let is_reply = |message: &Value| message.get("reply_to").is_some();
+    redis.pause();
+    for number in 0..3 {
+        alice.send(json!({"action": "subscribe", "topic": format!("room:{number}"), "id": number})).await;
+    }
+    for ping in ["one", "two"] {
+        alice.send(json!({"action": "ping", "id": ping})).await;
+        let reply = alice.wait_for("a reply", is_reply).await;
+        assert_eq!((&reply["type"], &reply["reply_to"]), (&json!("pong"), &json!(ping)), "{reply}");
+    }
+    for number in 0..3 {
+        let reply = alice.wait_for("a reply", is_reply).await;
+        assert_eq!((&reply["code"], &reply["reply_to"]), (&json!("unavailable"), &json!(number)), "{reply}");
+    }
+    redis.resume();
+    node.wait_for_readiness(200).await;
+    alice.subscribe("room:4").await;
+    alice.ping().await;
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use countersign_ws::{Limits, Opcode, frame};
 
 use crate::{
-    connection::{Agenda, End, Line, Said, Talk, Talking},
+    connection::{Agenda, End, Host, Line, Said, Talk, Talking},
     hub::{Frame, Outbox, OutboxLimits, WhenFull},
     transport::{Socket, Upgrade},
 };
@@ -47,7 +47,7 @@ async fn converse(socket: Socket) {
     let writes = OutboxLimits { bytes: 4 * LONGEST, frames: u32::MAX, when_full: WhenFull::Close };
     let mut line = Line::new(socket, Limits::new(LONGEST).with_fragments(FRAGMENTS), writes, Agenda::none());
     let mut talking = Talking::Listens(Echo(Arc::clone(line.outbox())));
-    let end = poll_fn(|cx| line.poll_serve(cx, &mut talking, || Duration::ZERO)).await;
+    let end = poll_fn(|cx| line.poll_serve(cx, &mut talking, &Nowhere)).await;
     line.end(end).await;
 }
 
@@ -67,6 +67,19 @@ impl Talk for Echo {
     fn perform(self, (): ()) -> BoxFuture<'static, Self> {
         Box::pin(std::future::ready(self))
     }
+}
+
+/// Every message is echoed in its turn.
+struct Nowhere;
+
+impl Host for Nowhere {
+    fn spread(&self) -> Duration {
+        Duration::ZERO
+    }
 
     fn ponged_after(&self, _: Duration) {}
+
+    fn answer_at_once(&self, _: Said<'_>) -> Option<Frame> {
+        None
+    }
 }

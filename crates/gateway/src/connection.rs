@@ -2,12 +2,17 @@
 //! is this struct and its place in the hub: no buffer, no task beside its own; messages to it are written by whoever fans
 //! them out.
 //!
-//! `line` is the loop, `reader` what the client says, `agenda` what is to be done at some time, `pulse` the pings.
+//! `line` is the loop, `reader` what the client says, `ahead` what of it waits for its turn, `budget` how much of it one turn
+//! looks at, `agenda` what is to be done at some time, `pulse` the pings.
 
 mod agenda;
+mod ahead;
+mod budget;
 mod line;
 mod pulse;
 mod reader;
+#[cfg(test)]
+mod tests;
 
 use std::{
     mem,
@@ -19,22 +24,22 @@ use std::{
 
 pub(crate) use agenda::Agenda;
 use countersign_protocol::{
-    Address, Incoming, Position, Subscription,
+    Action, Address, Incoming, Position, Subscription,
     close::{self, Close},
 };
 use countersign_ws::Limits;
 use futures_util::{FutureExt, future::BoxFuture};
-pub(crate) use line::{End, Line, Talk, Talking};
+pub(crate) use line::{End, Host, Line, Talk, Talking};
 pub(crate) use reader::Said;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{
     auth::Identity,
-    hub::{OutboxLimits, WhenFull},
+    hub::{Frame, OutboxLimits, WhenFull},
     metrics::Attempt,
     node::Node,
-    session::{Session, Wrong},
+    session::{self, Session, Wrong},
     transport::Socket,
 };
 
@@ -126,7 +131,7 @@ impl Future for Live {
         loop {
             match &mut *self {
                 Self::Served(Served { node, line, talking, .. }) => {
-                    let end = ready!(line.poll_serve(cx, talking, || node.shutdown.spread()));
+                    let end = ready!(line.poll_serve(cx, talking, &**node));
                     if let Self::Served(served) = mem::replace(&mut *self, Self::Over) {
                         *self = Self::Ending(served.end(end).boxed());
                     }
@@ -185,23 +190,22 @@ impl Talk for Session {
         }
         .boxed()
     }
-
-    fn ponged_after(&self, took: Duration) {
-        self.node.metrics.pong(took);
-    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::hub::Outbox;
+impl Host for Node {
+    fn spread(&self) -> Duration {
+        self.shutdown.spread()
+    }
 
-    /// What the runtime adds to the future of a task, and takes together in multiples of 128 bytes.
-    const OF_A_TASK: usize = 104;
+    fn ponged_after(&self, took: Duration) {
+        self.metrics.pong(took);
+    }
 
-    #[test]
-    fn an_idle_connection_is_small() {
-        assert!(OF_A_TASK + size_of::<Live>() <= 3 * 128, "{} bytes", size_of::<Live>());
-        assert!(size_of::<Outbox>() <= 192, "{} bytes", size_of::<Outbox>());
+    fn answer_at_once(&self, said: Said<'_>) -> Option<Frame> {
+        // What is no text is refused in its turn.
+        match Incoming::parse(said.text().ok()?) {
+            Incoming { id, action: Ok(Action::Ping { data }) } => Some(session::pong(self, id.as_ref(), data)),
+            _ => None,
+        }
     }
 }

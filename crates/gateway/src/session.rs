@@ -12,7 +12,7 @@ use countersign_protocol::{
     Action, ActionError, Address, ConnectionId, Event, FieldError, Incoming, Reply, TaskId, TopicName, UserId,
     close::{self, Close},
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::{
@@ -81,14 +81,9 @@ impl Session {
 
     /// As [`Self::perform`] for what takes no time; what does is given back.
     pub(crate) fn perform_at_once(&self, incoming: Incoming) -> Option<Incoming> {
-        let metrics = &self.node.metrics;
         match incoming {
             Incoming { id, action: Ok(Action::Ping { data }) } => {
-                metrics.action("ping");
-                self.push(reply_frame(
-                    id.as_ref(),
-                    Event::Pong { timestamp: self.node.clock.now(), original_data: data },
-                ));
+                self.push(pong(&self.node, id.as_ref(), data));
                 None
             }
             Incoming { id, action: Err(error) } => {
@@ -196,6 +191,12 @@ impl Drop for Session {
             self.node.registry.leave(&seat);
         }
     }
+}
+
+/// The reply to a `ping`, which depends on nothing but the node: it is given whatever else is under way.
+pub(crate) fn pong(node: &Node, id: Option<&Value>, data: Map<String, Value>) -> Frame {
+    node.metrics.action("ping");
+    reply_frame(id, Event::Pong { timestamp: node.clock.now(), original_data: data })
 }
 
 fn reply_frame(id: Option<&Value>, event: Event) -> Frame {

@@ -1,9 +1,11 @@
 //! One WebSocket as a machine that reads, acts, writes, pings and ends, whatever is said on it: that is the [`Talk`]'s.
-//! While an action is under way the next message is not looked at, so a client's actions keep their order and its haste
-//! meets its own socket; messages to it and pings go on meanwhile.
+//! While an action is under way the next message has to wait, so a client's actions keep their order; pings are answered
+//! meanwhile, and messages to it go on. What waits is bounded, and so is what one turn looks at: a client that sends much
+//! makes itself wait, and nobody else.
 
 use std::{
     mem,
+    pin::pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -13,11 +15,12 @@ use bytes::Bytes;
 use countersign_protocol::close::{self, Close};
 use countersign_ws::{Limits, Opcode, Violation, frame};
 use futures_util::future::BoxFuture;
-use tokio::time::timeout;
+use tokio::{task::yield_now, time::timeout};
 
 use super::{
     Agenda,
     agenda::Due,
+    budget::Budget,
     reader::{Reader, Said},
 };
 use crate::{
@@ -44,9 +47,19 @@ pub(crate) trait Talk: Sized + Send {
 
     /// Does what takes time.
     fn perform(self, action: Self::Action) -> BoxFuture<'static, Self>;
+}
+
+/// Where a line is served: what it needs at any time, also while an action is under way.
+pub(crate) trait Host {
+    /// Over how long connections leave when the node drains.
+    fn spread(&self) -> Duration;
 
     /// A sign of life came so long after a ping.
     fn ponged_after(&self, took: Duration);
+
+    /// The answer to a message that depends on nothing that was said before, such as a ping. It may overtake the answers to
+    /// earlier messages.
+    fn answer_at_once(&self, said: Said<'_>) -> Option<Frame>;
 }
 
 /// Who talks on a line: it listens, or it does what it heard.
@@ -77,7 +90,7 @@ impl Line {
     pub(crate) fn new(socket: Socket, reads: Limits, writes: OutboxLimits, agenda: Agenda) -> Self {
         let Socket { wire, early, compression } = socket;
         let outbox = Arc::new(Outbox::new(writes, compression, wire));
-        Self { reader: Reader::new(reads, compression, early), outbox, agenda, leaving: false }
+        Self { reader: Reader::new(reads, compression, &early), outbox, agenda, leaving: false }
     }
 
     /// What is to be sent.
@@ -90,14 +103,15 @@ impl Line {
         self.agenda.leave_within(spread);
     }
 
-    /// Serves the client until one of the two ends it. When the node drains it leaves within `spread`.
+    /// Serves the client until one of the two ends it.
     pub(crate) fn poll_serve<T: Talk>(
         &mut self,
         cx: &mut Context<'_>,
         talking: &mut Talking<T>,
-        spread: impl Fn() -> Duration,
+        host: &impl Host,
     ) -> Poll<End> {
         let Self { reader, outbox, agenda, leaving } = self;
+        let mut budget = Budget::of_a_turn();
         loop {
             agenda.set_alarm(outbox);
             if let Talking::Acts(action) = talking
@@ -111,20 +125,26 @@ impl Line {
             }
             // Whoever does not take its answers is not listened to.
             let has_room = outbox.has_room();
-            if let Talking::Listens(talk) = talking
-                && has_room
-                && let Poll::Ready(heard) = reader.poll_read(cx, talk, outbox, agenda)
-            {
-                match heard {
-                    Ok(None) => {}
-                    Ok(Some(action)) => talking.act(action),
-                    Err(end) => return Poll::Ready(end),
+            if has_room && !budget.is_spent() {
+                match talking {
+                    Talking::Listens(talk) => match reader.poll_read(cx, (talk, host), outbox, agenda, &mut budget) {
+                        Poll::Ready(Err(end)) => return Poll::Ready(end),
+                        Poll::Ready(Ok(Some(action))) => {
+                            talking.act(action);
+                            continue;
+                        }
+                        Poll::Ready(Ok(None)) => continue,
+                        Poll::Pending => {}
+                    },
+                    Talking::Acts(_) if reader.poll_ahead(cx, host, outbox, agenda, &mut budget).is_ready() => continue,
+                    Talking::Acts(_) | Talking::Nobody => {}
                 }
-                continue;
             }
+            // A client is silent only if everything that it has sent was looked at.
+            let listening = talking.listens() && !budget.is_spent();
             // Last, because it writes what everything else has left.
             match outbox.poll_attention(cx) {
-                Poll::Ready(Attention::Alarm) => match agenda.due(talking.listens(), outbox) {
+                Poll::Ready(Attention::Alarm) => match agenda.due(listening, outbox) {
                     Due::Nothing => {}
                     // However much waits: whoever is slow is asked too.
                     Due::Ping => outbox.owe(&Frame::control(frame::server(Opcode::Ping, &[]))),
@@ -134,11 +154,15 @@ impl Line {
                     Due::Close(reason) => return Poll::Ready(End::Close(reason)),
                 },
                 // Spread over the drain, so that not everybody comes back at once; until its turn a client is served.
-                Poll::Ready(Attention::Leave) => agenda.leave_within(spread()),
+                Poll::Ready(Attention::Leave) => agenda.leave_within(host.spread()),
                 Poll::Ready(Attention::Close(reason)) => return Poll::Ready(End::Close(reason)),
                 Poll::Ready(Attention::Gone { unwritten }) => return Poll::Ready(End::Broken(unwritten)),
+                Poll::Pending if budget.is_spent() => {
+                    to_the_back(cx);
+                    return Poll::Pending;
+                }
                 // Now that it has taken them, it may go on.
-                Poll::Pending if talking.listens() && !has_room && outbox.has_room() => {}
+                Poll::Pending if !has_room && outbox.has_room() => {}
                 Poll::Pending => return Poll::Pending,
             }
         }
@@ -173,6 +197,12 @@ impl<T: Talk> Talking<T> {
             *self = Self::Acts(talk.perform(action));
         }
     }
+}
+
+/// Has the task polled again once all others that are ready have had their turn, and new input of all sockets was looked for.
+fn to_the_back(cx: &mut Context<'_>) {
+    // Its first poll only registers the task.
+    let _pending = pin!(yield_now()).poll(cx);
 }
 
 fn violated(violation: Violation) -> Bytes {

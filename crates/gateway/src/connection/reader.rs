@@ -1,5 +1,8 @@
 //! What the client says: bytes into messages, one after the other, until one of them asks for something that takes time.
+//! While that is under way the reader goes on: pings are answered at once, everything else is kept in order (`ahead`).
 //! Bytes are read into a buffer of the thread, so a connection that says nothing holds none.
+
+#![allow(clippy::mut_mut, reason = "a cursor over what was read, as the decoder takes it")]
 
 use std::{
     cell::RefCell,
@@ -10,7 +13,11 @@ use std::{
 use countersign_protocol::close;
 use countersign_ws::{Decoder, Event, Inflater, Limits, Opcode, Role, deflate::Agreed, frame};
 
-use super::{Agenda, End, Talk};
+use super::{
+    Agenda, End, Host, Talk,
+    ahead::{Ahead, Next},
+    budget::{Budget, TURN_BYTES},
+};
 use crate::hub::{Frame, Outbox};
 
 /// See the module.
@@ -19,8 +26,8 @@ pub(super) struct Reader {
     compression: Option<Agreed>,
     /// In the middle of something. Boxed, and none in between: then a new one is as good.
     decoder: Option<Box<Decoder>>,
-    /// Read, and not looked at because an action is under way.
-    unread: Box<[u8]>,
+    /// Read, and without its turn yet. Boxed, and none as long as everything had its turn.
+    ahead: Option<Box<Ahead>>,
 }
 
 /// What all connections of a thread share: what a read brings is looked at before the next read.
@@ -31,7 +38,7 @@ struct Scratch {
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> =
-        RefCell::new(Scratch { read: vec![0; READ_BYTES].into_boxed_slice(), inflater: Inflater::new() });
+        RefCell::new(Scratch { read: vec![0; TURN_BYTES].into_boxed_slice(), inflater: Inflater::new() });
 }
 
 /// A message of the client.
@@ -45,86 +52,126 @@ pub(crate) enum Said<'a> {
 
 impl Reader {
     /// `early` is what came right behind the handshake.
-    pub(super) fn new(limits: Limits, compression: Option<Agreed>, early: Vec<u8>) -> Self {
-        Self { limits, compression, decoder: None, unread: early.into() }
+    pub(super) fn new(limits: Limits, compression: Option<Agreed>, early: &[u8]) -> Self {
+        let ahead = (!early.is_empty()).then(|| Box::new(Ahead::of_unread(early)));
+        Self { limits, compression, decoder: None, ahead }
     }
 
-    /// Looks at what the client says, until nothing is left or something takes time; that. Pending when it says nothing.
+    /// Looks at what the client says, until nothing is left, the budget is spent or something takes time; that. Pending when
+    /// the client says nothing.
     pub(super) fn poll_read<T: Talk>(
         &mut self,
         cx: &mut Context<'_>,
-        talk: &T,
+        (talk, host): (&T, &impl Host),
         outbox: &Outbox,
         agenda: &mut Agenda,
+        budget: &mut Budget,
     ) -> Poll<Result<Option<T::Action>, End>> {
-        SCRATCH.with_borrow_mut(|Scratch { read, inflater }| {
-            if !self.unread.is_empty() {
-                let mut unread = std::mem::take(&mut self.unread);
-                return Poll::Ready(self.take(&mut unread, inflater, talk, outbox));
-            }
-            match ready!(outbox.poll_read(cx, read)) {
-                Ok(0) | Err(_) => Poll::Ready(Err(End::Gone)),
-                Ok(bytes) => {
-                    // Any byte is a sign of life: who sends a long message cannot answer a ping in the middle of it.
-                    if let Some(took) = agenda.alive() {
-                        talk.ponged_after(took);
-                    }
-                    let input = read.get_mut(..bytes).unwrap_or_default();
-                    Poll::Ready(self.take(input, inflater, talk, outbox))
+        while let Some(next) = self.next_ahead() {
+            let action = match next {
+                Next::End(end) => return Poll::Ready(Err(end)),
+                Next::Unread(mut unread) => {
+                    return Poll::Ready(SCRATCH.with_borrow_mut(|Scratch { inflater, .. }| {
+                        let mut input = &mut *unread;
+                        let taken = self.take(&mut input, inflater, outbox, budget, |said| talk.hear(said));
+                        self.leave_unread(input);
+                        taken
+                    }));
                 }
+                Next::Message(kept) => {
+                    budget.spend(1, kept.len());
+                    talk.hear(kept.said())?
+                }
+            };
+            if action.is_some() || budget.is_spent() || !outbox.has_room() {
+                return Poll::Ready(Ok(action));
             }
+        }
+        SCRATCH.with_borrow_mut(|Scratch { read, inflater }| {
+            let mut input = ready!(poll_bytes(cx, read, host, outbox, agenda, budget))?;
+            let taken = self.take(&mut input, inflater, outbox, budget, |said| talk.hear(said));
+            self.leave_unread(input);
+            Poll::Ready(taken)
         })
     }
 
-    fn take<T: Talk>(
+    /// Reads on while an action is under way: answers what needs no turn, keeps the rest. Pending when there is nothing to
+    /// read or enough is kept.
+    pub(super) fn poll_ahead(
         &mut self,
-        input: &mut [u8],
-        inflater: &mut Inflater,
-        talk: &T,
+        cx: &mut Context<'_>,
+        host: &impl Host,
         outbox: &Outbox,
-    ) -> Result<Option<T::Action>, End> {
+        agenda: &mut Agenda,
+        budget: &mut Budget,
+    ) -> Poll<()> {
+        if self.ahead.as_ref().is_some_and(|ahead| ahead.is_full()) {
+            return Poll::Pending;
+        }
+        SCRATCH.with_borrow_mut(|Scratch { read, inflater }| {
+            let mut unread = self.ahead.as_mut().map(|ahead| ahead.take_unread()).unwrap_or_default();
+            let read = if unread.is_empty() {
+                ready!(poll_bytes(cx, read, host, outbox, agenda, budget))
+            } else {
+                Ok(&mut *unread)
+            };
+            let mut ahead = self.ahead.take().map_or_else(Ahead::default, |ahead| *ahead);
+            let taken = read.and_then(|mut input| {
+                let taken = self.take(&mut input, inflater, outbox, budget, |said| {
+                    match host.answer_at_once(said) {
+                        Some(answer) => outbox.push(&answer),
+                        None => ahead.keep(said),
+                    }
+                    Ok(ahead.is_full().then_some(()))
+                });
+                ahead.put_unread(input);
+                taken
+            });
+            if let Err(end) = taken {
+                ahead.end(end);
+            }
+            self.ahead = (!ahead.is_empty()).then(|| Box::new(ahead));
+            Poll::Ready(())
+        })
+    }
+
+    /// Decodes until a message has a result, the input is used up, the budget is spent or the client does not take its
+    /// answers. What is left of the input stays there.
+    fn take<A>(
+        &mut self,
+        input: &mut &mut [u8],
+        inflater: &mut Inflater,
+        outbox: &Outbox,
+        budget: &mut Budget,
+        hear: impl FnMut(Said<'_>) -> Result<Option<A>, End>,
+    ) -> Result<Option<A>, End> {
+        let inflater = self.compression.is_some().then_some(inflater);
         if let Some(mut decoder) = self.decoder.take() {
-            let taken = self.take_with(&mut decoder, input, inflater, talk, outbox);
+            let taken = take_with(&mut decoder, input, inflater, outbox, budget, hear);
             self.decoder = Some(decoder).filter(|decoder| !decoder.is_as_new());
             return taken;
         }
         let mut decoder = Decoder::new(Role::Server, self.limits);
-        let taken = self.take_with(&mut decoder, input, inflater, talk, outbox);
+        let taken = take_with(&mut decoder, input, inflater, outbox, budget, hear);
         if !decoder.is_as_new() {
             self.decoder = Some(Box::new(decoder));
         }
         taken
     }
 
-    fn take_with<T: Talk>(
-        &mut self,
-        decoder: &mut Decoder,
-        mut input: &mut [u8],
-        inflater: &mut Inflater,
-        talk: &T,
-        outbox: &Outbox,
-    ) -> Result<Option<T::Action>, End> {
-        loop {
-            let next = match self.compression {
-                Some(_) => decoder.next_inflating(&mut input, inflater),
-                None => decoder.next(&mut input),
-            };
-            let action = match next.map_err(End::Violation)? {
-                None => return Ok(None),
-                Some(Event::Close(None)) => return Err(End::Closed(None)),
-                Some(Event::Close(Some((code, _)))) => return Err(End::Closed(Some(code))),
-                Some(Event::Ping(body)) => {
-                    outbox.push(&Frame::control(frame::server(Opcode::Pong, body)));
-                    None
-                }
-                Some(Event::Pong(_)) => None,
-                Some(Event::Text(text)) => talk.hear(Said::Text(text))?,
-                Some(Event::Binary(bytes)) => talk.hear(Said::Binary(bytes))?,
-            };
-            if action.is_some() || !outbox.has_room() {
-                self.unread = Box::from(&*input);
-                return Ok(action);
-            }
+    /// What comes next of what was read before.
+    fn next_ahead(&mut self) -> Option<Next> {
+        let ahead = self.ahead.as_mut()?;
+        let next = ahead.next();
+        if ahead.is_empty() {
+            self.ahead = None;
+        }
+        next
+    }
+
+    fn leave_unread(&mut self, rest: &[u8]) {
+        if !rest.is_empty() {
+            self.ahead = Some(Box::new(Ahead::of_unread(rest)));
         }
     }
 
@@ -164,5 +211,62 @@ impl Said<'_> {
     }
 }
 
-/// What one read takes at most; actions are some hundred bytes.
-const READ_BYTES: usize = 64 * 1024;
+/// Reads once from the socket, at most what is left of the budget.
+fn poll_bytes<'r>(
+    cx: &mut Context<'_>,
+    read: &'r mut [u8],
+    host: &impl Host,
+    outbox: &Outbox,
+    agenda: &mut Agenda,
+    budget: &Budget,
+) -> Poll<Result<&'r mut [u8], End>> {
+    let most = budget.bytes().min(read.len());
+    let read = read.get_mut(..most).unwrap_or_default();
+    match ready!(outbox.poll_read(cx, read)) {
+        Ok(0) | Err(_) => Poll::Ready(Err(End::Gone)),
+        Ok(bytes) => {
+            // Any byte is a sign of life: who sends a long message cannot answer a ping in the middle of it.
+            if let Some(took) = agenda.alive() {
+                host.ponged_after(took);
+            }
+            Poll::Ready(Ok(read.get_mut(..bytes).unwrap_or_default()))
+        }
+    }
+}
+
+fn take_with<A>(
+    decoder: &mut Decoder,
+    input: &mut &mut [u8],
+    mut inflater: Option<&mut Inflater>,
+    outbox: &Outbox,
+    budget: &mut Budget,
+    mut hear: impl FnMut(Said<'_>) -> Result<Option<A>, End>,
+) -> Result<Option<A>, End> {
+    loop {
+        let before = input.len();
+        let next = match &mut inflater {
+            Some(inflater) => decoder.next_inflating(input, inflater),
+            None => decoder.next(input),
+        };
+        let bytes = before - input.len();
+        let result = match next.map_err(End::Violation)? {
+            None => {
+                budget.spend(0, bytes);
+                return Ok(None);
+            }
+            Some(Event::Close(None)) => return Err(End::Closed(None)),
+            Some(Event::Close(Some((code, _)))) => return Err(End::Closed(Some(code))),
+            Some(Event::Ping(body)) => {
+                outbox.push(&Frame::control(frame::server(Opcode::Pong, body)));
+                None
+            }
+            Some(Event::Pong(_)) => None,
+            Some(Event::Text(text)) => hear(Said::Text(text))?,
+            Some(Event::Binary(bytes)) => hear(Said::Binary(bytes))?,
+        };
+        budget.spend(1, bytes);
+        if result.is_some() || budget.is_spent() || !outbox.has_room() {
+            return Ok(result);
+        }
+    }
+}
