@@ -97,7 +97,9 @@ impl Member {
     /// The node itself says something, outside of any history.
     pub(super) fn tell(&mut self, frame: &Frame) {
         match self.beginning.as_deref_mut() {
-            Some(Beginning { held: Some(held), .. }) => held.push(frame.clone()),
+            Some(Beginning { held: Some(held), .. }) if held.len() < HELD_FRAMES => held.push(frame.clone()),
+            // As in `take`: it comes back and recovers.
+            Some(Beginning { held: Some(_), .. }) => self.outbox.close(close::RESYNC),
             // Of a gap before what it was told when it came.
             Some(Beginning { told: Some(told), .. }) if told.is_beyond(frame) => {}
             beginning => {
@@ -161,7 +163,7 @@ fn joins_on(position: Option<&Position>, held: &[Frame]) -> bool {
 }
 
 /// The most frames that are held back for one joining member: they arrive within one round trip to the backplane.
-const HELD_FRAMES: usize = 10_000;
+pub(super) const HELD_FRAMES: usize = 10_000;
 
 impl Told {
     fn of(position: Option<&Position>, questions: &HashSet<CallbackId>) -> Option<Self> {

@@ -2,7 +2,7 @@
 
 use countersign_protocol::Address;
 
-use super::*;
+use super::{super::member::HELD_FRAMES, *};
 
 fn closed(member: &Membership) -> Option<close::Close> {
     match member.outbox().poll_attention(&mut Context::from_waker(Waker::noop())) {
@@ -186,4 +186,22 @@ fn what_was_held_back_before_another_interruption_is_looked_for_in_the_history()
     hub.holding();
     assert!(!hub.release(&topic("a"), gap("f", 1)));
     assert_eq!(sent(&alice), ["1", "gap", "bare", "n2"], "3 is before the gap");
+}
+
+#[test]
+fn what_the_node_says_to_a_joining_member_is_bounded_as_what_it_hears() {
+    let (hub, _) = hub();
+    for hears in [true, false] {
+        let alice = connect(&hub);
+        let _joining = alice.join(&topic("a"), 10).unwrap();
+        for number in 0..=HELD_FRAMES {
+            assert_eq!(closed(&alice), None, "after {number} frames");
+            if hears {
+                deliver(&hub, [(topic("a"), Frame::plain("news"))]);
+            } else {
+                say(&hub, &topic("a"), "news");
+            }
+        }
+        assert_eq!(closed(&alice), Some(close::RESYNC));
+    }
 }
