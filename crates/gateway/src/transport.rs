@@ -2,14 +2,17 @@
 //! the server's connection becomes a [`Socket`]. On a server of ours that is the TCP stream itself; on any other it is one
 //! end of a pair, with a task that copies, so that TLS and other servers work too.
 
+use std::io;
+
 use axum::{
     body::Body,
     http::{HeaderValue, request::Parts},
     response::{IntoResponse, Response},
 };
-use countersign_protocol::FieldError;
+use countersign_protocol::{FieldError, close};
 use countersign_ws::{
     deflate::{self, Agreed},
+    frame,
     handshake::server::Request,
 };
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -19,7 +22,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-use crate::{http::Problem, wire::Wire};
+use crate::{http::Problem, seldom::Seldom, wire::Wire};
 
 /// A request that asks for a WebSocket, and may.
 pub(crate) struct Upgrade {
@@ -74,7 +77,14 @@ impl Upgrade {
         let Self { upgrading, response, compression } = self;
         tokio::spawn(async move {
             match upgrading.await {
-                Ok(upgraded) => serve(Socket::of(upgraded, compression)).await,
+                Ok(upgraded) => match Socket::of(upgraded, compression).await {
+                    Ok(socket) => serve(socket).await,
+                    Err(error) => {
+                        if let Some(left_out) = NO_PAIR.line() {
+                            tracing::warn!(%error, left_out, "a connection was closed: no socket pair could be made");
+                        }
+                    }
+                },
                 Err(error) => tracing::debug!(%error, "a connection was not upgraded"),
             }
         });
@@ -83,25 +93,63 @@ impl Upgrade {
 }
 
 impl Socket {
-    fn of(upgraded: Upgraded, compression: Option<Agreed>) -> Self {
+    /// # Errors
+    /// The stream is not ours, and the process has no file descriptors left for a pair. The client is told to come back.
+    async fn of(upgraded: Upgraded, compression: Option<Agreed>) -> io::Result<Self> {
         match upgraded.downcast::<TokioIo<TcpStream>>() {
             // Copied: the server's buffer is much larger and would live as long as these bytes.
-            Ok(parts) => Self { wire: Wire::Tcp(parts.io.into_inner()), early: parts.read_buf.to_vec(), compression },
-            Err(upgraded) => Self { wire: through_a_pair(upgraded), early: Vec::new(), compression },
+            Ok(parts) => {
+                Ok(Self { wire: Wire::Tcp(parts.io.into_inner()), early: parts.read_buf.to_vec(), compression })
+            }
+            Err(upgraded) => {
+                let wire = through_a_pair(upgraded, UnixStream::pair()).await?;
+                Ok(Self { wire, early: Vec::new(), compression })
+            }
         }
     }
 }
 
+static NO_PAIR: Seldom = Seldom::new();
+
 /// One end of a pair; a task copies between the other and what is not ours.
-fn through_a_pair(upgraded: Upgraded) -> Wire {
-    let (ours, mut theirs) = UnixStream::pair().expect("two more file descriptors");
+async fn through_a_pair(
+    upgraded: impl hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    pair: io::Result<(UnixStream, UnixStream)>,
+) -> io::Result<Wire> {
+    let mut upgraded = TokioIo::new(upgraded);
+    let (ours, mut theirs) = match pair {
+        Ok(pair) => pair,
+        Err(error) => {
+            let goodbye = frame::server_close(close::FULL.code, close::FULL.reason);
+            // The client may be gone; then there is nobody to be told.
+            upgraded.write_all(&goodbye).await.ok();
+            upgraded.shutdown().await.ok();
+            return Err(error);
+        }
+    };
     tokio::spawn(async move {
-        let mut upgraded = TokioIo::new(upgraded);
         if let Err(error) = copy_bidirectional(&mut upgraded, &mut theirs).await {
             tracing::debug!(%error, "a connection ended early");
         }
         // The peer hears the end, whoever made it.
         upgraded.shutdown().await.ok();
     });
-    Wire::Pair(ours)
+    Ok(Wire::Pair(ours))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn without_file_descriptors_for_a_pair_the_client_is_told_to_come_back() {
+        let (upgraded, mut client) = tokio::io::duplex(1024);
+        let no_files = Err(io::Error::from_raw_os_error(24));
+        assert!(through_a_pair(TokioIo::new(upgraded), no_files).await.is_err());
+        let mut heard = Vec::new();
+        client.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard, frame::server_close(1013, "Server connection limit reached"));
+    }
 }
