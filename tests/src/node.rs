@@ -193,7 +193,8 @@ impl Node {
 pub struct NodeBuilder {
     environment: Vec<(String, String)>,
     port: u16,
-    files: Option<u32>,
+    /// What `ulimit` is called with before the node starts.
+    files: Option<String>,
 }
 
 impl NodeBuilder {
@@ -221,7 +222,14 @@ impl NodeBuilder {
     /// With at most so many open files (`ulimit -n`).
     #[must_use]
     pub fn open_files(mut self, most: u32) -> Self {
-        self.files = Some(most);
+        self.files = Some(format!("-n {most}"));
+        self
+    }
+
+    /// With a soft limit of so many open files, which the node may raise (`ulimit -S -n`).
+    #[must_use]
+    pub fn soft_open_files(mut self, most: u32) -> Self {
+        self.files = Some(format!("-S -n {most}"));
         self
     }
 
@@ -264,11 +272,11 @@ impl NodeBuilder {
     }
 
     fn command(&self) -> Command {
-        let mut command = match self.files {
+        let mut command = match &self.files {
             None => Command::new(countersign_binary()),
-            Some(most) => {
+            Some(limit) => {
                 let mut shell = Command::new("/bin/sh");
-                shell.arg("-c").arg(format!("ulimit -n {most} && exec \"$0\" \"$@\"")).arg(countersign_binary());
+                shell.arg("-c").arg(format!("ulimit {limit} && exec \"$0\" \"$@\"")).arg(countersign_binary());
                 shell
             }
         };

@@ -104,6 +104,10 @@ pub struct Config {
     pub insecure: bool,
     /// `METRICS_KEY`.
     pub metrics_key: Option<SecretString>,
+    /// `LIMIT_HTTP_CONNECTIONS`: HTTP connections at once; 0 is no limit, `None` a quarter of the files that may be open.
+    pub limit_http_connections: Option<usize>,
+    /// `LIMIT_WAITS`: waits that requests hold at once; 0 is no limit.
+    pub limit_waits: usize,
     /// `DRAIN_DELAY`: part of [`Self::drain_timeout`].
     pub drain_delay: Duration,
     /// `DRAIN_TIMEOUT`.
@@ -159,21 +163,6 @@ impl Default for Config {
     }
 }
 
-/// Files beside those of the clients: listener, epoll and standard streams (about 10), Redis commands and subscribers (about
-/// 20), and producers, health probes and scrapes over HTTP, of which 200 at once are plenty.
-const FILES_BESIDE: u64 = 256;
-
-/// How many files the process must be allowed to have open (`RLIMIT_NOFILE`) for this configuration.
-pub fn files_needed(config: &Config) -> u64 {
-    FILES_BESIDE.saturating_add(u64::try_from(config.max_connections).unwrap_or(u64::MAX))
-}
-
-/// How many clients a process that may have so many files open can hold, and still answer a health probe and find a Redis that
-/// comes back: half of a limit that is very low.
-pub fn connections_within(files: u64) -> usize {
-    usize::try_from(files - FILES_BESIDE.min(files / 2)).unwrap_or(usize::MAX)
-}
-
 impl From<Given> for Config {
     fn from(given: Given) -> Self {
         Self {
@@ -211,6 +200,8 @@ impl From<Given> for Config {
             api_keys: given.auth_api_keys.as_ref().map(split_keys).unwrap_or_default(),
             insecure: given.auth_insecure.0,
             metrics_key: given.metrics_key,
+            limit_http_connections: given.limit_http_connections,
+            limit_waits: given.limit_waits,
             drain_delay: given.drain_delay.0,
             drain_timeout: given.drain_timeout.0,
             log_format: given.log_format,

@@ -8,6 +8,8 @@
 //! - [`config`]: the environment, read once and validated as a whole.
 //! - [`auth`]: who may enter through the clients' and the producers' door.
 //! - `server`: the listener and the limits of HTTP.
+//! - `http_connections`: how many HTTP connections there are at once.
+//! - [`files`]: how many files may be open, and for whom.
 //! - `http`: reads requests and shapes replies.
 //! - `transport`: from a request to a WebSocket.
 //! - `alarms`: when connections want to be woken.
@@ -50,10 +52,12 @@ pub mod config;
 pub mod conformance;
 mod connection;
 pub mod error;
+pub mod files;
 pub mod gateway;
 mod heartbeats;
 mod hex;
 mod http;
+mod http_connections;
 mod hub;
 mod inbox;
 mod leases;

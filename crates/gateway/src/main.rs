@@ -7,7 +7,12 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
 use cli::{Cli, Command};
-use countersign_gateway::{Config, Gateway, Running, config, config::ConfigError, logging};
+use countersign_gateway::{
+    Config, Gateway, Running,
+    config::{self, ConfigError},
+    files::{self, Shares},
+    logging,
+};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 #[cfg(feature = "jemalloc")]
@@ -115,21 +120,22 @@ async fn either(term: &mut Signal, interrupt: &mut Signal) {
     }
 }
 
-/// Fewer connections, where the process may not have as many files open: a node without any to spare could neither be asked
-/// how it is nor find its Redis again. Says so.
+/// As many files as the system allows; fewer connections, where that is not enough. Says so.
 fn within_file_limit(mut config: Config) -> Config {
-    let needed = config::files_needed(&config);
-    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let limit = limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse::<u64>().ok());
-    if let Some(limit) = limit.filter(|limit| *limit < needed) {
-        config.max_connections = config::connections_within(limit);
+    let files = files::raise_limit().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the open-file limit could not be raised");
+        files::limit()
+    });
+    let Shares { needed, connections, http_connections } = Shares::of(&config, files);
+    config.limit_http_connections = Some(http_connections);
+    if files < needed {
+        config.max_connections = connections;
         tracing::warn!(
-            limit,
+            limit = files,
             needed,
-            connections = config.max_connections,
-            "the open-file limit is lower than WEBSOCKET_MAX_CONNECTIONS needs: fewer connections are let in; raise it (ulimit -n) or lower that"
+            connections,
+            http_connections,
+            "the open-file limit is lower than WEBSOCKET_MAX_CONNECTIONS and LIMIT_HTTP_CONNECTIONS need: fewer connections are let in; raise it (ulimit -Hn) or lower these"
         );
     }
     config

@@ -47,6 +47,8 @@ pub(crate) struct Metrics {
     ack_seconds: Histogram,
     heartbeats_sent: IntCounter,
     waits: IntGauge,
+    http_connections: IntGauge,
+    limited: IntCounterVec,
     presence_places: IntGauge,
     presence_told: IntCounterVec,
     user_connections: IntGauge,
@@ -137,6 +139,26 @@ impl Ordered {
     }
 }
 
+/// A limit that was reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Limit {
+    HttpConnections,
+    SilentConnections,
+    Waits,
+}
+
+impl Limit {
+    const ALL: [Self; 3] = [Self::HttpConnections, Self::SilentConnections, Self::Waits];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::HttpConnections => "http_connections",
+            Self::SilentConnections => "silent_connections",
+            Self::Waits => "waits",
+        }
+    }
+}
+
 /// Registers one collector of the table.
 struct Builder {
     registry: Registry,
@@ -192,6 +214,10 @@ impl Metrics {
         for ordered in Ordered::ALL {
             user_connections_ended.with_label_values(&[ordered.label()]);
         }
+        let limited = build.counters("countersign_limited_total", "limit");
+        for limit in Limit::ALL {
+            limited.with_label_values(&[limit.label()]);
+        }
         let link_up = Gauge::new("countersign_link_up", Builder::help("countersign_link_up")).expect("a legal name");
         #[cfg(target_os = "linux")]
         build
@@ -226,6 +252,8 @@ impl Metrics {
             ack_seconds: build.histogram("countersign_ack_seconds", 0.005),
             heartbeats_sent: build.counter("countersign_heartbeats_sent_total"),
             waits: build.gauge("countersign_waits"),
+            http_connections: build.gauge("countersign_http_connections"),
+            limited,
             presence_places: build.gauge("countersign_presence_places"),
             presence_told,
             user_connections: build.gauge("countersign_user_connections"),
@@ -349,6 +377,15 @@ impl Metrics {
         self.callbacks_open.set(i64::try_from(swept.open).unwrap_or(i64::MAX));
         self.callbacks_ended_by(Status::TimedOut, swept.timed_out);
         self.heartbeats_sent.inc_by(swept.beats);
+    }
+
+    /// HTTP connections that are open now.
+    pub(crate) fn open_http_connections(&self, connections: usize) {
+        self.http_connections.set(count(connections));
+    }
+
+    pub(crate) fn limited(&self, limit: Limit) {
+        self.limited.with_label_values(&[limit.label()]).inc();
     }
 
     /// What this node holds in the backplane, now.

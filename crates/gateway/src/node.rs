@@ -19,6 +19,8 @@ use crate::{
     clock::NodeClock,
     config::{Config, ConfigError},
     error::GatewayError,
+    files,
+    http_connections::HttpConnections,
     hub::Hub,
     inbox,
     leases::Leases,
@@ -51,6 +53,9 @@ pub(crate) struct Node {
     pub(crate) holes: Arc<Notify>,
     /// A permit for each connection that may still come.
     pub(crate) places: Arc<Semaphore>,
+    pub(crate) http_connections: Arc<HttpConnections>,
+    /// A permit for each wait that a request may still hold.
+    pub(crate) wait_permits: Arc<Semaphore>,
     pub(crate) started: Instant,
 }
 
@@ -129,10 +134,17 @@ impl Node {
             callback_user_limit: config.callback_user_limit,
             ..Settings::default()
         };
+        let http_connections = config.limit_http_connections.unwrap_or_else(|| files::http_connections(files::limit()));
         let backplane = connect(settings, interest, relay)?;
         let node = Arc::new(Self {
             producers: Producers::new(&config),
             places: Arc::new(Semaphore::new(config.max_connections)),
+            http_connections: HttpConnections::new(http_connections),
+            wait_permits: Arc::new(Semaphore::new(if config.limit_waits == 0 {
+                Semaphore::MAX_PERMITS
+            } else {
+                config.limit_waits
+            })),
             clients,
             backplane,
             hub,

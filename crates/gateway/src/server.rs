@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
-use hyper::server::conn::http1;
+use hyper::{Request, body::Incoming, server::conn::http1};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -16,7 +16,7 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-use crate::node::Node;
+use crate::{http_connections::HttpConnection, metrics::Limit, node::Node};
 
 /// A head that has not come after this long does not come.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,9 +51,10 @@ pub(crate) fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener, router: Router) {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES).max_headers(HEADERS);
-    let serve = |stream| {
-        node.shutdown.serving.spawn(converse(Arc::clone(&node), stream, builder.clone(), router.clone()));
+    let serve = |stream, counted| {
+        node.shutdown.serving.spawn(converse(Arc::clone(&node), (stream, counted), builder.clone(), router.clone()));
     };
+    let connections = &node.http_connections;
     let mut told = false;
     loop {
         let accepted = tokio::select! {
@@ -64,7 +65,12 @@ pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener, router: Router
         match accepted {
             Ok((stream, _)) => {
                 told = false;
-                serve(stream);
+                let counted = tokio::select! {
+                    biased;
+                    counted = connections.enter() => counted,
+                    () = node.shutdown.closed() => connections.enter_anyway(),
+                };
+                serve(stream, counted);
             }
             Err(error) => {
                 if !told {
@@ -76,7 +82,7 @@ pub(crate) async fn serve(node: Arc<Node>, listener: TcpListener, router: Router
         }
     }
     match last_of(listener).await {
-        Ok(last) => last.into_iter().for_each(serve),
+        Ok(last) => last.into_iter().for_each(|stream| serve(stream, connections.enter_anyway())),
         Err(error) => tracing::warn!(%error, "connections that came while the listener was closed may have been cut"),
     }
 }
@@ -131,7 +137,12 @@ fn leaves_out_newcomers(_: &std::net::TcpListener) -> bool {
     false
 }
 
-async fn converse(node: Arc<Node>, stream: TcpStream, builder: http1::Builder, router: Router) {
+async fn converse(
+    node: Arc<Node>,
+    (stream, counted): (TcpStream, Arc<HttpConnection>),
+    builder: http1::Builder,
+    router: Router,
+) {
     // Small frames must not wait for an acknowledgement; without it they only do.
     stream.set_nodelay(true).ok();
     // What a client does not read waits in its outbox, which is counted, and not in the kernel, which would take megabytes: then
@@ -139,9 +150,10 @@ async fn converse(node: Arc<Node>, stream: TcpStream, builder: http1::Builder, r
     socket2::SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER).ok();
     let asked = Arc::new(Notify::new());
     let service = {
-        let asked = Arc::clone(&asked);
-        router.map_request(move |request| {
+        let (asked, counted) = (Arc::clone(&asked), Arc::clone(&counted));
+        router.map_request(move |mut request: Request<Incoming>| {
             asked.notify_one();
+            request.extensions_mut().insert(Arc::clone(&counted));
             request
         })
     };
@@ -150,6 +162,10 @@ async fn converse(node: Arc<Node>, stream: TcpStream, builder: http1::Builder, r
     let ended = tokio::select! {
         biased;
         ended = connection.as_mut() => ended,
+        () = counted.closed() => {
+            node.metrics.limited(Limit::SilentConnections);
+            Ok(())
+        }
         () = may_hang_up(&node, &asked) => {
             connection.as_mut().graceful_shutdown();
             connection.await

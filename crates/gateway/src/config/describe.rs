@@ -70,6 +70,8 @@ impl Config {
             "AUTH_API_KEYS" => set(!self.api_keys.is_empty()),
             "AUTH_INSECURE" => self.insecure.to_string(),
             "METRICS_KEY" => set(self.metrics_key.is_some()),
+            "LIMIT_HTTP_CONNECTIONS" => self.limit_http_connections.map(|limit| limit.to_string()).unwrap_or_default(),
+            "LIMIT_WAITS" => self.limit_waits.to_string(),
             "DRAIN_DELAY" => seconds(self.drain_delay),
             "DRAIN_TIMEOUT" => seconds(self.drain_timeout),
             "LOG_FORMAT" => self.log_format.map(|format| format.to_string()).unwrap_or_default(),

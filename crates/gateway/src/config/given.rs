@@ -70,6 +70,8 @@ pub(super) struct Given {
     #[serde(deserialize_with = "from_text")]
     pub(super) auth_insecure: Switch,
     pub(super) metrics_key: Option<SecretString>,
+    pub(super) limit_http_connections: Option<usize>,
+    pub(super) limit_waits: usize,
     #[serde(deserialize_with = "from_text")]
     pub(super) drain_delay: Seconds,
     #[serde(deserialize_with = "from_text")]

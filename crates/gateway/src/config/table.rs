@@ -181,6 +181,10 @@ pub const TABLE: &[Variable] = &[
         "Lets a door without credentials be open on an address that is not loopback; never weakens a door that has some."),
     secret("METRICS_KEY", Accepts::Form("visible ASCII characters"),
         "What /metrics asks for as Authorization: Bearer; without it the page is open."),
+    variable("LIMIT_HTTP_CONNECTIONS", "", whole("connections", 0, 10_000_000),
+        "Most HTTP connections of this node at once, beside WebSockets, by default a quarter of the open-file limit; beyond it only health and metrics are answered, everything else is 503. 0 is no limit."),
+    variable("LIMIT_WAITS", "10000", whole("waits", 0, 10_000_000),
+        "Most waits that requests hold on this node at once; beyond it a wait is answered at once as if its time were over (202 with Retry-After), never refused. 0 is no limit."),
     variable("DRAIN_DELAY", "0", time(0, 3600 * SECOND),
         "How long a node that was told to stop only answers 503 on /health/ready before it stops listening, for balancers that poll."),
     variable("DRAIN_TIMEOUT", "25", time(100, 3600 * SECOND),
@@ -195,7 +199,7 @@ pub const TABLE: &[Variable] = &[
 
 /// The beginnings of names that are ours alone: any other name that begins so is a slip of the pen.
 /// `REDIS_*` is not among them, because Kubernetes sets such names for every service called `redis`.
-const OURS: [&str; 7] = ["WEBSOCKET_", "AUTH_", "HISTORY_", "CALLBACK_", "PRESENCE_", "DRAIN_", "PUBLISH_"];
+const OURS: [&str; 8] = ["WEBSOCKET_", "AUTH_", "HISTORY_", "CALLBACK_", "PRESENCE_", "DRAIN_", "PUBLISH_", "LIMIT_"];
 
 /// Whether a name that the table does not have deserves a warning.
 pub(super) fn looks_like_ours(name: &str) -> bool {

@@ -101,6 +101,8 @@ const EVERYTHING: Pairs<'_> = &[
     ("AUTH_API_KEYS", "hidden-first-api-key,hidden-second-api-key"),
     ("AUTH_INSECURE", "true"),
     ("METRICS_KEY", "hidden-metrics-key"),
+    ("LIMIT_HTTP_CONNECTIONS", "70"),
+    ("LIMIT_WAITS", "0"),
     ("DRAIN_DELAY", "1.5"),
     ("DRAIN_TIMEOUT", "3"),
     ("LOG_FORMAT", "pretty"),
@@ -290,18 +292,4 @@ fn values_that_do_not_go_together_name_both_variables() {
     accepted(&[("WEBSOCKET_OUTBOX_BYTES", "1024"), ("PUBLISH_MAX_BYTES", "1048576")]);
     let by_hand = Config { ping_timeout: Duration::ZERO, ..Config::default() };
     assert!(by_hand.validate().unwrap_err().to_string().starts_with("WEBSOCKET_PING_TIMEOUT: 0 is not accepted"));
-}
-
-#[test]
-fn the_files_that_are_needed_grow_with_the_connections() {
-    let with = |max_connections| files_needed(&Config { max_connections, ..Config::default() });
-    assert_eq!(with(10_000), 10_256);
-    assert_eq!(with(usize::MAX), u64::MAX);
-}
-
-#[test]
-fn clients_leave_files_for_redis_and_for_those_who_look_after_the_node() {
-    for (files, connections) in [(0, 0), (256, 128), (512, 256), (1024, 768), (65_536, 65_280)] {
-        assert_eq!(connections_within(files), connections);
-    }
 }

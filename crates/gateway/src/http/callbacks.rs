@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::{
     input::{Asked, Name},
-    notifications::{Patience, Wait, reply},
+    notifications::{Patience, Wait, ask_later, may_wait, reply},
     problem::Problem,
 };
 use crate::{callbacks::Waited, error::GatewayError, node::Node};
@@ -29,15 +29,21 @@ pub(crate) async fn read(
     Asked(wait): Asked<Wait>,
 ) -> Result<Response, Problem> {
     let id = known(&id)?;
-    match wait.patience()? {
-        Patience::For(wait) if wait > Duration::ZERO => {
-            reply(id, node.wait(id, Some(Instant::now() + wait), None).await)
-        }
-        Patience::For(_) | Patience::UntilItEnds => {
-            let callback = node.backplane.read(id).await?.ok_or(GatewayError::NotFound)?;
-            let deadline = callback.deadline;
-            reply(id, callback.decision.map_or(Waited::Pending { deadline }, Waited::Decided))
-        }
+    let wait = match wait.patience()? {
+        Patience::For(wait) if wait > Duration::ZERO => Some(wait),
+        Patience::For(_) | Patience::UntilItEnds => None,
+    };
+    if let Some(wait) = wait
+        && let Some(_permit) = may_wait(&node)
+    {
+        return reply(id, node.wait(id, Some(Instant::now() + wait), None).await);
+    }
+    let callback = node.backplane.read(id).await?.ok_or(GatewayError::NotFound)?;
+    let deadline = callback.deadline;
+    match callback.decision {
+        Some(decision) => reply(id, Waited::Decided(decision)),
+        None if wait.is_some() => Ok(ask_later(id, deadline)),
+        None => reply(id, Waited::Pending { deadline }),
     }
 }
 

@@ -47,6 +47,7 @@ pub(crate) async fn metrics(State(node): State<Arc<Node>>, headers: HeaderMap) -
     }
     let link = node.backplane.link().borrow().clone();
     node.metrics.dropped(node.hub.take_dropped());
+    node.metrics.open_http_connections(node.http_connections.open());
     node.metrics.held(node.presence.count(), node.registry.count());
     let text = node.metrics.render(node.hub.load(), node.waiters.count() + node.acks.count(), &link);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()

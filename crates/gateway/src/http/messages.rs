@@ -1,6 +1,6 @@
 //! Publishing over HTTP: the body is the message.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use super::{
     input::{Asked, Body, Name, idempotency_key},
+    notifications::may_wait,
     problem::Problem,
     receipts::AckWanted,
 };
@@ -47,6 +48,9 @@ pub(crate) async fn user(
         None => Ok(publish(&node, Address::User(user), &headers, body).await?.into_response()),
         Some(patience) => {
             let (key, message) = (idempotency_key(&headers)?, Payload::parse_body(body.0)?);
+            // A wait beyond the limit is over as soon as the message is published; its receipt can be read later.
+            let permit = may_wait(&node);
+            let patience = if permit.is_some() { patience } else { Duration::ZERO };
             Ok(Json(node.publish_for_ack(user, message, key, patience).await?).into_response())
         }
     }

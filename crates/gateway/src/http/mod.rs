@@ -28,7 +28,7 @@ use axum::{
 pub(crate) use problem::Problem;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::{auth::origin, node::Node};
+use crate::{auth::origin, http_connections::HttpConnection, metrics::Limit, node::Node, seldom::Seldom};
 
 /// Everything that a node serves.
 pub(crate) fn router(node: Arc<Node>) -> Router {
@@ -71,6 +71,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::map_response_with_state(Arc::clone(&node), say_goodbye))
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn_with_state(Arc::clone(&node), take_seat))
         .with_state(node)
 }
 
@@ -92,6 +93,29 @@ async fn producers_door(State(node): State<Arc<Node>>, request: Request, next: N
     node.metrics.http_request(response.status().as_u16());
     response
 }
+
+/// A request on a connection without a seat is answered only if it is about the node itself, and is the connection's last.
+async fn take_seat(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
+    let connection = request.extensions().get::<Arc<HttpConnection>>();
+    // In a server that is not ours, that server has its own limits.
+    if connection.is_none_or(|connection| connection.asks()) {
+        return next.run(request).await;
+    }
+    let mut response = if matches!(request.uri().path(), "/health/live" | "/health/ready" | "/metrics") {
+        next.run(request).await
+    } else {
+        node.metrics.limited(Limit::HttpConnections);
+        if let Some(left_out) = NO_SEAT.line() {
+            tracing::warn!(limit = "LIMIT_HTTP_CONNECTIONS", left_out, "a request was refused");
+        }
+        let detail = "this node has as many HTTP connections as it may (LIMIT_HTTP_CONNECTIONS): try again";
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_connections", detail).into_response()
+    };
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+static NO_SEAT: Seldom = Seldom::new();
 
 /// Producers are programs: a request that a browser made for a page of another origin is not theirs, whatever door is open.
 fn may_call(node: &Node, headers: &HeaderMap) -> Result<(), Problem> {

@@ -5,18 +5,18 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Json,
     extract::State,
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use countersign_protocol::{CallbackId, FieldError, Notification, Status};
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::{sync::SemaphorePermit, time::Instant};
 
 use super::{
     input::{Asked, Body, idempotency_key, one_key},
     problem::{Problem, RETRY_AFTER},
 };
-use crate::{callbacks::Waited, error::GatewayError, node::Node};
+use crate::{callbacks::Waited, error::GatewayError, metrics::Limit, node::Node, seldom::Seldom};
 
 /// `?wait=`
 #[derive(Debug, Deserialize)]
@@ -80,14 +80,43 @@ pub(crate) async fn notify(
     let mut notification = Notification::parse(&body)?;
     notification.idempotency_key = one_key(idempotency_key(&headers)?, notification.idempotency_key)?;
     let callback = node.ask(&notification).await?.callback;
-    let waited = match (patience, callback.decision.clone()) {
-        (_, Some(decision)) => Waited::Decided(decision),
-        (Patience::For(Duration::ZERO), None) => Waited::Pending { deadline: callback.deadline },
-        (Patience::For(wait), None) => node.wait(callback.id, Some(Instant::now() + wait), Some(&callback)).await,
-        (Patience::UntilItEnds, None) => node.wait(callback.id, None, Some(&callback)).await,
+    let until = match (patience, callback.decision.clone()) {
+        (_, Some(decision)) => return reply(callback.id, Waited::Decided(decision)),
+        (Patience::For(Duration::ZERO), None) => {
+            return reply(callback.id, Waited::Pending { deadline: callback.deadline });
+        }
+        (Patience::For(wait), None) => Some(Instant::now() + wait),
+        (Patience::UntilItEnds, None) => None,
     };
-    reply(callback.id, waited)
+    match may_wait(&node) {
+        Some(_permit) => reply(callback.id, node.wait(callback.id, until, Some(&callback)).await),
+        None => Ok(ask_later(callback.id, callback.deadline)),
+    }
 }
+
+/// A permit for one wait; `None` when the node holds as many as it may (`LIMIT_WAITS`): the caller asks again later.
+pub(crate) fn may_wait(node: &Node) -> Option<SemaphorePermit<'_>> {
+    let permit = node.wait_permits.try_acquire().ok();
+    if permit.is_none() {
+        node.metrics.limited(Limit::Waits);
+        if let Some(left_out) = NO_WAIT.line() {
+            tracing::warn!(limit = "LIMIT_WAITS", left_out, "a wait was answered at once");
+        }
+    }
+    permit
+}
+
+static NO_WAIT: Seldom = Seldom::new();
+
+/// The callback is open, and the node does not wait for it: 202, and the caller spreads its next request over some seconds.
+pub(crate) fn ask_later(id: CallbackId, deadline: f64) -> Response {
+    let pending = Pending { callback_id: id, status: Status::Pending, deadline };
+    let after = HeaderValue::from(fastrand::u16(LATER));
+    (StatusCode::ACCEPTED, [(header::RETRY_AFTER, after)], Json(pending)).into_response()
+}
+
+/// Seconds until a caller whose wait was not held should ask again: a thousand callers are 250 requests a second.
+const LATER: std::ops::RangeInclusive<u16> = 2..=6;
 
 /// What a wait returns over HTTP.
 pub(crate) fn reply(id: CallbackId, waited: Waited) -> Result<Response, Problem> {

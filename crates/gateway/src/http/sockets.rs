@@ -14,6 +14,7 @@ use countersign_protocol::{
     position,
 };
 use secrecy::ExposeSecret;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::{
     console,
@@ -23,6 +24,7 @@ use super::{
 use crate::{
     auth::token,
     connection::{self, Connection},
+    http_connections::HttpConnection,
     metrics::Attempt,
     node::Node,
     seldom::Seldom,
@@ -74,13 +76,16 @@ async fn accept(node: Arc<Node>, mut parts: Parts, topic: Option<Address>) -> Re
     let given = token::find(&parts.headers, &parts.uri);
     let user_id = query.iter().find(|(name, _)| name == "user_id").map(|(_, value)| value.as_str());
     let serving = node.shutdown.serving.token();
-    let closed = |reason: Close| upgrade_and_close(reason, node.shutdown.serving.token());
+    // A socket that is refused keeps its place among the HTTP connections until it is closed.
+    let seat = parts.extensions.remove::<Arc<HttpConnection>>();
+    let closed = |reason: Close, seat| upgrade_and_close(reason, (node.shutdown.serving.token(), seat));
     let identity = match node.clients.identify(given.as_ref().map(ExposeSecret::expose_secret), user_id) {
         Ok(identity) => identity,
         Err(error) => {
             node.metrics.attempt(Attempt::RefusedToken);
             tracing::debug!(%error, "a client was not let in");
-            return Ok(closed(if error.is_expired() { close::TOKEN_EXPIRED } else { close::BAD_TOKEN })(upgrade));
+            let reason = if error.is_expired() { close::TOKEN_EXPIRED } else { close::BAD_TOKEN };
+            return Ok(closed(reason, seat)(upgrade));
         }
     };
     let Ok(place) = Arc::clone(&node.places).try_acquire_owned() else {
@@ -88,7 +93,7 @@ async fn accept(node: Arc<Node>, mut parts: Parts, topic: Option<Address>) -> Re
         if let Some(left_out) = FULL.line() {
             tracing::warn!(limit = "WEBSOCKET_MAX_CONNECTIONS", left_out, "a connection was refused");
         }
-        return Ok(closed(close::FULL)(upgrade));
+        return Ok(closed(close::FULL, seat)(upgrade));
     };
     Ok(upgrade.accept(move |socket| async move {
         let connection = Connection::new(node, socket, place, serving, &identity);
@@ -98,15 +103,15 @@ async fn accept(node: Arc<Node>, mut parts: Parts, topic: Option<Address>) -> Re
     }))
 }
 
-/// Accepts, only to be heard when it refuses.
+/// Accepts, only to be heard when it refuses. `held` is given back afterwards.
 fn upgrade_and_close(
     reason: Close,
-    serving: tokio_util::task::task_tracker::TaskTrackerToken,
+    held: (TaskTrackerToken, Option<Arc<HttpConnection>>),
 ) -> impl FnOnce(Upgrade) -> Response {
     move |upgrade| {
         upgrade.accept(move |socket| async move {
             connection::refuse(socket, reason).await;
-            drop(serving);
+            drop(held);
         })
     }
 }

@@ -82,6 +82,16 @@ pub const TABLE: &[(&str, &str, &str)] = &[
     ("countersign_heartbeats_sent_total", "counter", "Heartbeat messages that sweeps of this node sent."),
     ("countersign_waits", "gauge", "Waits for decisions and acknowledgements that this node holds."),
     (
+        "countersign_http_connections",
+        "gauge",
+        "HTTP connections that this node holds now, beside WebSockets. Near LIMIT_HTTP_CONNECTIONS: callers do not reuse connections, or hold more waits than planned.",
+    ),
+    (
+        "countersign_limited_total",
+        "counter",
+        "What was not done because a limit was reached, by limit: http_connections (a request was answered 503), silent_connections (one that had asked for nothing was closed for another), waits (answered without waiting).",
+    ),
+    (
         "countersign_presence_places",
         "gauge",
         "Places in topics that this node holds for its users, and topics that it looks after for those who hear joined and left.",
