@@ -113,3 +113,13 @@ fn every_command_of_the_document_can_be_said_and_its_tables_have_a_place() {
         assert!(parsed.is_ok(), "{command}: {}", parsed.unwrap_err());
     }
 }
+
+#[test]
+fn a_server_that_lets_some_wait_much_longer_than_others_misses_its_goal() {
+    let judged = |p99_to_p50| {
+        let cell = Cell::of("countersign", Workload::Pingpong1k, 0, 0.0, &[(Metric::P99ToP50, p99_to_p50)]);
+        results(vec![cell]).to_string()
+    };
+    assert!(judged(1.7).contains("met    G10 countersign: p99 / p50 ≤ 2.50: 1.70"), "{}", judged(1.7));
+    assert!(judged(146.0).contains("MISSED G10"), "{}", judged(146.0));
+}

@@ -27,6 +27,8 @@ const OVERLOAD: f64 = 600_000.0;
 const OVERLOAD_FACTOR: f64 = 1.5;
 /// Players of ping-pong: enough to keep a server busy.
 const PLAYERS: u64 = 100;
+/// Players of the other one: more than fit into the queues of a runtime, so that an unfair one shows.
+const MANY_PLAYERS: u64 = 1_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -45,6 +47,8 @@ pub(crate) enum Workload {
     Idle10k,
     /// Round trips on 100 connections.
     Pingpong,
+    /// Round trips on 1,000 connections: who waits for whom.
+    Pingpong1k,
     /// 3,000 connections that are opened as fast as it goes.
     Connect,
     /// More than the server can deliver.
@@ -60,6 +64,8 @@ pub(crate) enum Metric {
     PerSecond,
     P50Millis,
     P99Millis,
+    /// The 99th percentile to the median: how much longer than others the unlucky wait.
+    P99ToP50,
     BytesPerConnection,
     LostSilently,
     LostAnnounced,
@@ -92,6 +98,7 @@ impl Metric {
             Self::PerSecond => "per second",
             Self::P50Millis => "p50 ms",
             Self::P99Millis => "p99 ms",
+            Self::P99ToP50 => "p99 / p50",
             Self::BytesPerConnection => "bytes a connection",
             Self::LostSilently => "lost silently",
             Self::LostAnnounced => "lost, announced",
@@ -108,6 +115,10 @@ impl Metric {
             Self::PerSecond => Some(report.traffic.as_ref()?.arrived_per_second),
             Self::P50Millis => Some(report.latency_ms.as_ref()?.p50),
             Self::P99Millis => Some(report.latency_ms.as_ref()?.p99),
+            Self::P99ToP50 => {
+                let latency = report.latency_ms.as_ref()?;
+                Some(latency.p99 / latency.p50)
+            }
             Self::BytesPerConnection => Some(report.server.as_ref()?.bytes_per_connection),
             Self::LostSilently => Some(tally?.lost as f64),
             Self::LostAnnounced => Some(tally?.lost_announced as f64),
@@ -134,6 +145,7 @@ impl Workload {
             Self::UserMax10k => "Per user: as many as go, 10,000 users",
             Self::Idle10k => "Idle: 10,000 connections, each with a user and a topic of its own",
             Self::Pingpong => "Ping-pong: round trips on 100 connections",
+            Self::Pingpong1k => "Ping-pong: round trips on 1,000 connections",
             Self::Connect => "Connecting: 3,000 connections, 128 handshakes at a time",
             Self::Overload => "Overload: 1.5 times what goes, 1,000 connections",
         }
@@ -143,13 +155,14 @@ impl Workload {
     pub(crate) fn metrics(self) -> &'static [Metric] {
         use Metric::{
             BytesPerConnection, Closed, CpuMicrosEach, LostAnnounced, LostSilently, MemoryGrowth, P50Millis, P99Millis,
-            PerCpuSecond, PerSecond,
+            P99ToP50, PerCpuSecond, PerSecond,
         };
         match self {
             Self::Fanout | Self::User | Self::Pingpong => &[CpuMicrosEach, P50Millis, P99Millis],
             Self::FanoutMax => &[PerCpuSecond, PerSecond, CpuMicrosEach],
             Self::UserMax | Self::UserMax10k => &[CpuMicrosEach, PerCpuSecond, PerSecond],
             Self::Idle10k => &[BytesPerConnection],
+            Self::Pingpong1k => &[P99Millis, P50Millis, P99ToP50, CpuMicrosEach],
             Self::Connect => &[PerSecond, CpuMicrosEach],
             Self::Overload => &[LostSilently, LostAnnounced, Closed, MemoryGrowth, PerSecond],
         }
@@ -180,6 +193,7 @@ impl Workload {
             Self::UserMax10k => Vec::new(),
             Self::Idle10k => vec![own("G5", Metric::BytesPerConnection, AtMost(2048.0))],
             Self::Pingpong => vec![to("G6", Metric::CpuMicrosEach, FLOOR, AtMost(1.3))],
+            Self::Pingpong1k => vec![own("G10", Metric::P99ToP50, AtMost(2.5))],
             Self::Connect => vec![to("Connecting", Metric::PerSecond, UWEBSOCKETS, AtLeast(0.5))],
             Self::Overload => vec![
                 own("G8", Metric::LostSilently, AtMost(0.0)),
@@ -229,6 +243,7 @@ impl Workload {
                 idle::run(server, &Idle { crowd: Crowd { seconds: 1.0, ..crowd(10_000) }, topics }, quiet)
             }
             Self::Pingpong => pingpong::run(server, &PingPong { crowd: crowd(PLAYERS), rate: None }, quiet),
+            Self::Pingpong1k => pingpong::run(server, &PingPong { crowd: crowd(MANY_PLAYERS), rate: None }, quiet),
             Self::Connect => {
                 connect::run(server, &Connect { connections: 3_000, at_once: 128, jwt_secret: None }, quiet)
             }
