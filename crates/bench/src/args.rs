@@ -16,6 +16,7 @@ use crate::{
     dialect::Dialect,
     doors::{Door, Http, Posting, Redis, Wire},
     fanout::Fanout,
+    hostile::Hostile,
     idle::Idle,
     machine::{clock::nanos, local::Local, observer::Observer, process::Processes},
     outage::reconnect::Reconnect,
@@ -69,6 +70,8 @@ pub(crate) enum Command {
     Busy(On<Busy>),
     /// Readers that stop reading, and what becomes of the others' latency.
     Slow(On<Slow>),
+    /// Clients that flood the node, and what becomes of the others' pings and of /health/live.
+    Hostile(On<Hostile>),
     /// Waves of connections that come and go: what memory the server keeps.
     Storm(On<Storm>),
     /// Start a redis-server and a gateway on free ports, measure them, end them.

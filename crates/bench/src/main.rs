@@ -3,7 +3,8 @@
 //! A tour, one sentence a place:
 //! - `args`: what can be said on the command line.
 //! - `fanout`, `user`, `pingpong` (with `churn`), `idle`, `connect`, `overload`, `callbacks`: one command each.
-//! - `busy`, `slow`: what a flood does to callbacks, and what readers that stop reading do to the others.
+//! - `busy`, `slow`, `hostile`: what a flood does to callbacks, readers that stop reading to the others, and clients that
+//!   flood the node to everybody else.
 //! - `storm`: what a node keeps when people have gone.
 //! - `outage`: reconnect storms, and Redis' death and return.
 //! - `series`: what grows with nodes, sizes and topics, and what each of the producers' doors takes.
@@ -29,6 +30,7 @@ mod crowd;
 mod dialect;
 mod doors;
 mod fanout;
+mod hostile;
 mod idle;
 mod machine;
 mod outage;
@@ -94,6 +96,10 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             let table = slow::run(&on.server, &on.run, progress)?;
             show(&table, table.fault(), cli.json)
         }
+        Command::Hostile(on) => {
+            // Being slow is no fault, but a goal that is missed.
+            show(&hostile::run(&on.server, &on.run, progress)?, None, cli.json)
+        }
         Command::Storm(on) => {
             let table = storm::run(&on.server, &on.run, progress)?;
             show(&table, table.fault(), cli.json)
@@ -102,6 +108,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             Told::Report(report) => tell(*report),
             Told::Busy(table) => show(&table, table.fault(), cli.json),
             Told::Slow(table) => show(&table, table.fault(), cli.json),
+            Told::Hostile(table) => show(&table, None, cli.json),
             Told::Storm(table) => show(&table, table.fault(), cli.json),
         },
         Command::Series(series) => {

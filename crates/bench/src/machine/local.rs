@@ -17,6 +17,7 @@ use crate::{
     callbacks::{self, Callbacks},
     connect::{self, Connect},
     fanout::{self, Fanout},
+    hostile::{self, Hostile},
     idle::{self, Idle},
     outage::{
         reconnect::{self, Reconnect},
@@ -80,6 +81,8 @@ enum Run {
     Busy(Busy),
     /// Readers that stop reading; their limit is 64 KiB then, unless --env says otherwise.
     Slow(Slow),
+    /// Clients that flood the node, and what becomes of the others' pings and of /health/live.
+    Hostile(Hostile),
     /// Waves of connections that come and go: what memory the node keeps.
     Storm(Storm),
 }
@@ -90,6 +93,7 @@ pub(crate) enum Told {
     Report(Box<Report>),
     Busy(busy::Table),
     Slow(slow::Table),
+    Hostile(hostile::Table),
     Storm(storm::Table),
 }
 
@@ -131,6 +135,7 @@ pub(crate) fn run(local: &Local, progress: Progress) -> Result<Told> {
     let report = match &local.run {
         Run::Busy(run) => return Ok(Told::Busy(busy::run(&server, run, progress)?)),
         Run::Slow(run) => return Ok(Told::Slow(slow::run(&server, run, progress)?)),
+        Run::Hostile(run) => return Ok(Told::Hostile(hostile::run(&server, run, progress)?)),
         Run::Storm(run) => return Ok(Told::Storm(storm::run(&server, run, progress)?)),
         Run::Fanout(run) => fanout::run(&server, run, progress),
         Run::User(run) => user::run(&server, run, progress),
