@@ -27,7 +27,7 @@ pub use countersign_protocol::OnTimeout;
 pub use describe::Setting;
 pub use error::{ConfigError, Problem, Warning};
 use given::Given;
-pub use origins::{AllowedOrigins, Origin, OriginPattern};
+pub use origins::{AllowedOrigins, Origin, OriginPattern, host_name};
 use secrecy::{ExposeSecret, SecretString};
 pub use table::{Accepts, TABLE, Variable, help_table};
 pub use values::{HistoryOverrides, HistorySizes, LogFormat, OneMore, SlowConsumer, UserConnections};
@@ -148,6 +148,16 @@ impl Config {
     /// Everything that does not hold, at once.
     pub fn validate(&self) -> Result<(), ConfigError> {
         ConfigError::unless_empty(check::problems(self))
+    }
+
+    /// Which doors have no credentials, in words.
+    pub fn open_doors(&self) -> &'static str {
+        match (self.jwt_secret.is_none(), self.api_keys.is_empty()) {
+            (true, true) => "clients and producers",
+            (true, false) => "clients",
+            (false, true) => "producers",
+            (false, false) => "none",
+        }
     }
 
     /// Where to listen.

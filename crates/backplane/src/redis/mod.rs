@@ -68,7 +68,7 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-pub use options::{OptionsError, RedisOptions};
+pub use options::{OptionsError, RedisOptions, check_url};
 pub use tls::TlsFiles;
 
 use self::{

@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use countersign_protocol::NodeId;
+use percent_encoding::percent_decode_str;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, io::tcp::TcpSettings};
 
 use super::{
@@ -50,13 +51,19 @@ const SENTINEL_FORM: &str =
 impl RedisOptions {
     /// Options from the text of `REDIS_URL`, in which commas separate several; without waiting for replicas.
     pub fn new(urls: &str, node: NodeId) -> Self {
-        // The commas of a Sentinel URL separate hosts.
-        let urls = if is_sentinel(urls.trim_start()) {
-            vec![urls.trim().to_owned()]
-        } else {
-            urls.split(',').map(|url| url.trim().to_owned()).filter(|url| !url.is_empty()).collect()
-        };
-        Self { urls, wait_replicas: 0, tls: TlsFiles::default(), node }
+        // Only before a scheme: the commas of a Sentinel URL separate hosts, and a password may have one.
+        let mut split: Vec<String> = Vec::new();
+        for part in urls.split(',').map(str::trim) {
+            match split.last_mut() {
+                Some(url) if !part.contains("://") => {
+                    url.push(',');
+                    url.push_str(part);
+                }
+                _ => split.push(part.to_owned()),
+            }
+        }
+        split.retain(|url| !url.is_empty());
+        Self { urls: split, wait_replicas: 0, tls: TlsFiles::default(), node }
     }
 
     /// Where to connect to.
@@ -99,6 +106,34 @@ impl fmt::Debug for RedisOptions {
     }
 }
 
+/// Checks one URL, as far as that can be done without reading files.
+///
+/// # Errors
+/// What is wrong with it, without credentials.
+pub fn check_url(url: &str) -> Result<(), OptionsError> {
+    if is_sentinel(url) { sentinels(url, connection).map(drop) } else { connection(url).map(drop) }
+}
+
+/// Characters that end what a URL's reader takes for user, password and host. In a password they have to be escaped; as they
+/// stand, its first half would be taken for a host or a port, and told in logs as such.
+fn misread(url: &str) -> Option<&'static str> {
+    let (_, rest) = url.split_once("://")?;
+    let path = rest.split_once('/').map_or("", |(_, path)| path);
+    if rest.contains('#') {
+        Some("with a #, which ends a URL; in a password it is %23")
+    } else if rest.contains('?') && !is_sentinel(url) {
+        Some(
+            "with a ?, and there are no fields to be given; in a password it is %3F, the database is a path such as /2, and TLS is rediss:// with REDIS_TLS_CA_FILE",
+        )
+    } else if path.split('?').next().is_some_and(|path| path.contains('@')) {
+        Some("with an @ behind a /; in a password / is %2F and @ is %40")
+    } else if url.contains(|c: char| c.is_control() || c.is_whitespace()) {
+        Some("with a blank or a control character")
+    } else {
+        None
+    }
+}
+
 /// What one URL says.
 fn connection(url: &str) -> Result<ConnectionInfo, OptionsError> {
     let wrong = |got: String| OptionsError { what: "REDIS_URL", expected: URL_FORM.to_owned(), got };
@@ -107,6 +142,9 @@ fn connection(url: &str) -> Result<ConnectionInfo, OptionsError> {
     }
     if !["redis://", "rediss://"].iter().any(|scheme| url.starts_with(scheme)) {
         return Err(wrong(masked(url)));
+    }
+    if let Some(why) = misread(url) {
+        return Err(wrong(format!("{} ({why})", masked(url))));
     }
     // The library's words for what is wrong name a part of the URL and never quote one.
     let info = url.into_connection_info().map_err(|error| {
@@ -129,6 +167,9 @@ fn sentinels(
         expected: SENTINEL_FORM.to_owned(),
         got: format!("{}{got}", masked(url)),
     };
+    if let Some(why) = misread(url) {
+        return Err(wrong(&format!(" ({why})")));
+    }
     let (scheme, rest) = url.split_once("+sentinel://").ok_or_else(|| wrong(""))?;
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = rest.split_once('/').ok_or_else(|| wrong(" (without the master's name)"))?;
@@ -138,21 +179,32 @@ fn sentinels(
     if name.is_empty() {
         return Err(wrong(" (without the master's name)"));
     }
-    let (mut user, mut password) = ("", "");
-    for (field, value) in query.split('&').filter(|field| !field.is_empty()).filter_map(|field| field.split_once('=')) {
-        match field {
-            "sentinel_username" => user = value,
-            "sentinel_password" => password = value,
-            _ => return Err(wrong(&format!(" (with an unknown field {field:?})"))),
+    let (mut user, mut password) = (None, None);
+    for field in query.split('&').filter(|field| !field.is_empty()) {
+        let (name, value) = field.split_once('=').ok_or_else(|| wrong(" (with a field without a value)"))?;
+        let place = match name {
+            "sentinel_username" => &mut user,
+            "sentinel_password" => &mut password,
+            _ => return Err(wrong(&format!(" (with an unknown field {name:?})"))),
+        };
+        let value = percent_decode_str(value).decode_utf8().map_err(|_| wrong(" (with a field that is not UTF-8)"))?;
+        if place.replace(value).is_some() {
+            return Err(wrong(&format!(" (with {name} twice)")));
         }
     }
-    let of_sentinels =
-        if user.is_empty() && password.is_empty() { String::new() } else { format!("{user}:{password}@") };
     let mut sentinels = Vec::new();
     for host in hosts.split(',').map(str::trim).filter(|host| !host.is_empty()) {
         let has_port = host.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
         let port = if has_port { String::new() } else { format!(":{SENTINEL_PORT}") };
-        sentinels.push(connection(&format!("{scheme}://{of_sentinels}{host}{port}"))?);
+        let info = connection(&format!("{scheme}://{host}{port}"))?;
+        let mut settings = info.redis_settings().clone();
+        if let Some(user) = user.as_deref().filter(|user| !user.is_empty()) {
+            settings = settings.set_username(user);
+        }
+        if let Some(password) = password.as_deref().filter(|password| !password.is_empty()) {
+            settings = settings.set_password(password);
+        }
+        sentinels.push(info.set_redis_settings(settings));
     }
     let Some(first) = sentinels.first() else { return Err(wrong(" (without a sentinel)")) };
     // The host is replaced by the one that the sentinels tell; this one is known to be of the right form.
@@ -182,10 +234,30 @@ pub(super) fn place(info: &ConnectionInfo) -> String {
 /// The URL with its credentials replaced, whatever else is wrong with it: everything up to the last `@` could be one.
 fn masked(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
-    let rest = rest.rsplit_once('@').map_or_else(|| rest.to_owned(), |(_, host)| format!("***@{host}"));
-    // A query may hold credentials too.
-    let rest = rest.split_once('?').map_or_else(|| rest.clone(), |(path, _)| format!("{path}?***"));
+    let rest = match rest.rsplit_once('@') {
+        Some((_, host)) => format!("***@{host}"),
+        None if rest.contains('#') => "***".to_owned(),
+        None => without_odd_ports(rest),
+    };
+    // A query may hold credentials too, and so may what follows it.
+    let rest = match rest.find(['?', '#']) {
+        Some(end) => format!("{}***", rest.get(..=end).unwrap_or_default()),
+        None => rest,
+    };
     if scheme.is_empty() { format!("{rest:?}") } else { format!("{:?}", format!("{scheme}://{rest}")) }
+}
+
+/// Hosts with their ports, where these are ports. Where somebody has forgotten the host, the password stands there.
+fn without_odd_ports(rest: &str) -> String {
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (hosts, path) = rest.split_at(end);
+    let known = |host: &str| match host.rsplit_once(':') {
+        Some((name, port)) if !host.ends_with(']') && !port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            format!("{name}:***")
+        }
+        _ => host.to_owned(),
+    };
+    hosts.split(',').map(known).collect::<Vec<_>>().join(",") + path
 }
 
 /// A second look at a text from elsewhere: without anything that stands before an `@` in the URL.
@@ -235,6 +307,9 @@ mod tests {
                 "rediss+sentinel://u:secret@one/main/3?sentinel_username=s&sentinel_password=secret",
                 "rediss+sentinel://one:26379/main/3",
             ),
+            ("redis://u:12,34@one", "redis://one:6379/0"),
+            ("redis://u:12%2334%3F%2F@one:7000/2", "redis://one:7000/2"),
+            ("redis+sentinel://one/main?sentinel_password=12/34%23@:5", "redis+sentinel://one:26379/main/0"),
         ] {
             assert_eq!(options(url).topology().unwrap().place(), place);
         }
@@ -259,12 +334,30 @@ mod tests {
             ("redis+sentinel://u:hunter2@one/main/x", "database"),
             ("redis+sentinel://one/main?sentinel_pasword=hunter2", "unknown field \"sentinel_pasword\""),
             ("redis://one,redis+sentinel://u:hunter2@two/main", "among other URLs"),
+            ("redis://default:1234#hunter2@host", "redis://***@host\" (with a #"),
+            ("redis://default:1234?hunter2@host", "redis://***@host\" (with a ?"),
+            ("redis://default:1234/hunter2@host", "redis://***@host\" (with an @ behind a /"),
+            ("redis://default:1234/hunter2@host/2", "with an @ behind a /"),
+            ("redis://default:1234#hunter2", "redis://***"),
+            ("redis://default:hunter2", "redis://default:***"),
+            ("redis://u:hunter2@host?db=2", "redis://***@host?***"),
+            ("rediss://host?ssl_cert_reqs=none", "REDIS_TLS_CA_FILE"),
+            ("redis://host?password=hunter2", "?***"),
+            ("rediss://u:hunter2@host#insecure", "with a #"),
+            ("redis://u:hun\tter2@host", "a blank or a control character"),
+            ("redis://one,redis://default:1234#hunter2@two", "***@two"),
+            ("redis+sentinel://u:12#hunter2@one/main", "with a #"),
+            ("redis+sentinel://u:12/hunter2@one/main", "with an @ behind a /"),
+            ("redis+sentinel://u:12?hunter2@one/main", "without the master's name"),
+            ("redis+sentinel://one/main?db=2", "unknown field \"db\""),
+            ("redis+sentinel://one/main?hunter2", "without a value"),
+            ("redis+sentinel://one/main?sentinel_password=a&sentinel_password=hunter2", "twice"),
         ] {
             let error = options(urls).topology().unwrap_err();
             assert_eq!(error.what, "REDIS_URL");
             let text = error.to_string();
             assert!(text.contains(part), "{text}");
-            assert!(!text.contains("hunter2") && !text.contains("ter2@"), "{text}");
+            assert!(!text.contains("hunter2") && !text.contains("ter2@") && !text.contains("1234"), "{text}");
             assert!(!format!("{:?}", options(urls)).contains("hunter2"));
         }
     }

@@ -168,7 +168,15 @@ fn redis(config: &Config, problems: &mut Vec<Problem>) {
                 &["REDIS_URL"],
                 "a Sentinel URL is the only one; separate the sentinels in it by commas: redis+sentinel://s1:26379,s2:26379/<master>",
             )),
-            Some(scheme) => drop(schemes.insert(scheme)),
+            Some(scheme) => {
+                schemes.insert(scheme);
+                if let Err(error) = countersign_backplane::redis::check_url(url.expose_secret()) {
+                    problems.push(Problem::new(
+                        &["REDIS_URL"],
+                        format!("URL {} of {count}: expected {}, got {}", at + 1, error.expected, error.got),
+                    ));
+                }
+            }
             None => problems.push(Problem::new(
                 &["REDIS_URL"],
                 format!(

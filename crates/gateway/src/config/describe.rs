@@ -31,6 +31,13 @@ impl Config {
         lines.collect::<Vec<_>>().join("\n")
     }
 
+    /// Writes all values to the log, for somebody who looks for a cause there.
+    pub fn log(&self) {
+        for Setting { name, value, is_default } in self.settings() {
+            tracing::debug!(name, value, default = is_default, "setting");
+        }
+    }
+
     fn setting(&self, variable: &Variable) -> Setting {
         let path = |path: Option<&Path>| path.map(|path| path.display().to_string()).unwrap_or_default();
         let set = |given: bool| if given { "[set]" } else { "[not set]" }.to_owned();

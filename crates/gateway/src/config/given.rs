@@ -142,7 +142,10 @@ pub(super) fn read(environment: impl IntoIterator<Item = (OsString, OsString)>) 
     }
     for variable in TABLE {
         let Some(text) = texts.get(variable.name) else { continue };
-        if !accepted(variable, text) {
+        if let Some(flaw) = flaw(variable, text) {
+            problems.push(Problem::new(&[variable.name], flaw));
+            texts.remove(variable.name);
+        } else if !accepted(variable, text) {
             problems.push(Problem::not_accepted(variable, text));
             texts.remove(variable.name);
         }
@@ -163,6 +166,25 @@ fn parse(texts: &BTreeMap<&'static str, String>) -> Result<Given, ()> {
         (!text.is_empty()).then(|| ((*name).to_owned(), text.to_owned()))
     });
     envy::from_iter(all).map_err(drop)
+}
+
+/// What a secret has that comes from its shell, its file or its editor, and that nobody wants in it.
+fn flaw(variable: &Variable, text: &str) -> Option<&'static str> {
+    if !variable.secret {
+        return None;
+    }
+    let is_quoted = |text: &str| {
+        text.len() > 1 && ['"', '\''].into_iter().any(|quote| text.starts_with(quote) && text.ends_with(quote))
+    };
+    if text.starts_with('\u{feff}') {
+        Some("begins with a byte order mark, which would be a part of it; save it as UTF-8 without one")
+    } else if is_quoted(text) || text.split([',', '\n']).map(str::trim).any(is_quoted) {
+        Some("is in quotes, which would be a part of it; give it without them")
+    } else if text.trim() != text {
+        Some("begins or ends with a blank, which would be a part of it; take the blank out of its file")
+    } else {
+        None
+    }
 }
 
 /// The text of a secret's file without the line break at its end. The reason of a failure completes "names …, ".

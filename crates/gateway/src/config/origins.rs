@@ -24,6 +24,11 @@ impl AllowedOrigins {
     pub fn lists(&self, origin: &Origin) -> bool {
         self.listed.iter().any(|pattern| pattern.matches(origin))
     }
+
+    /// Whether pages of a host (in lower case, without its port) are on the list, by whatever scheme and port.
+    pub fn lists_host(&self, host: &str) -> bool {
+        self.listed.iter().any(|pattern| pattern.matches_host(host))
+    }
 }
 
 impl FromStr for AllowedOrigins {
@@ -89,6 +94,11 @@ fn usual_port(scheme: &str) -> Option<u16> {
     }
 }
 
+/// The name in a `Host` header, in lower case and without its port; an IPv6 address keeps its brackets.
+pub fn host_name(header: &str) -> Option<String> {
+    split_port(header).map(|(host, _)| host)
+}
+
 /// Host in lower case, and port; an IPv6 host keeps its brackets.
 fn split_port(text: &str) -> Option<(String, Option<u16>)> {
     let end = if text.starts_with('[') { text.find(']')? + 1 } else { text.find(':').unwrap_or(text.len()) };
@@ -115,12 +125,13 @@ pub struct OriginPattern {
 
 impl OriginPattern {
     fn matches(&self, origin: &Origin) -> bool {
-        if (&self.origin.scheme, self.origin.port) != (&origin.scheme, origin.port) {
-            return false;
-        }
-        match origin.host.split_once('.') {
+        (&self.origin.scheme, self.origin.port) == (&origin.scheme, origin.port) && self.matches_host(&origin.host)
+    }
+
+    fn matches_host(&self, host: &str) -> bool {
+        match host.split_once('.') {
             Some((label, parent)) if self.any_label => !label.is_empty() && parent == self.origin.host,
-            _ => !self.any_label && origin.host == self.origin.host,
+            _ => !self.any_label && host == self.origin.host,
         }
     }
 }

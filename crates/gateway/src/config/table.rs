@@ -198,12 +198,23 @@ pub const TABLE: &[Variable] = &[
 ];
 
 /// The beginnings of names that are ours alone: any other name that begins so is a slip of the pen.
-/// `REDIS_*` is not among them, because Kubernetes sets such names for every service called `redis`.
-const OURS: [&str; 8] = ["WEBSOCKET_", "AUTH_", "HISTORY_", "CALLBACK_", "PRESENCE_", "DRAIN_", "PUBLISH_", "LIMIT_"];
+const OURS: [&str; 3] = ["WEBSOCKET_", "AUTH_", "HISTORY_"];
+/// The beginnings that others use too: only what is nearly one of our names is a slip of the pen.
+const SHARED: [&str; 9] =
+    ["REDIS_", "METRICS_", "LOG_", "DRAIN_", "CALLBACK_", "PRESENCE_", "NODE_", "PUBLISH_", "LIMIT_"];
+/// Another name of Kubernetes' that is nearly `NODE_ID`.
+const OTHERS: [&str; 1] = ["NODE_IP"];
+/// How many characters a slip of the pen changes.
+const SLIP: usize = 2;
 
 /// Whether a name that the table does not have deserves a warning.
 pub(super) fn looks_like_ours(name: &str) -> bool {
-    OURS.iter().any(|beginning| name.starts_with(beginning))
+    // Kubernetes sets such names for every service, whatever it is called.
+    if name.ends_with("_PORT") || name.contains("_SERVICE_") || name.contains("_TCP") || OTHERS.contains(&name) {
+        return false;
+    }
+    let begins = |beginnings: &[&str]| beginnings.iter().any(|beginning| name.starts_with(beginning));
+    begins(&OURS) || (begins(&SHARED) && edits(nearest(name), name) <= SLIP)
 }
 
 /// The variable called `name`.
@@ -307,14 +318,40 @@ mod tests {
             ("AUTH_API_KEY", "AUTH_API_KEYS"),
             ("AUTH_JWT_KEY", "AUTH_API_KEYS"),
             ("HISTORY_OVERRIDE", "HISTORY_OVERRIDES"),
-            ("CALLBACK_TIMEOUT", "CALLBACK_MAX_TIMEOUT"),
-            ("DRAIN_TIME", "DRAIN_TIMEOUT"),
+            ("CALLBACK_RETENTON", "CALLBACK_RETENTION"),
+            ("DRAIN_TIMOUT", "DRAIN_TIMEOUT"),
+            ("REDIS_ULR", "REDIS_URL"),
+            ("REDIS_URLS", "REDIS_URL"),
+            ("REDIS_PREFX", "REDIS_PREFIX"),
+            ("METRICS_KYE", "METRICS_KEY"),
+            ("LOG_FORMATT", "LOG_FORMAT"),
+            ("PRESENCE_TLL", "PRESENCE_TTL"),
+            ("NODE_IDS", "NODE_ID"),
+            ("PUBLISH_MAX_BYTE", "PUBLISH_MAX_BYTES"),
             ("WEBSOCKET_PORT_FILE", "WEBSOCKET_PORT"),
         ] {
             assert!(looks_like_ours(slip) && find(slip).is_none(), "{slip}");
             assert_eq!(nearest(slip), meant, "{slip}");
         }
-        assert!(!looks_like_ours("REDIS_PORT") && !looks_like_ours("PATH"));
+        for other in [
+            "PATH",
+            "REDIS_PORT",
+            "REDIS_HOST",
+            "REDIS_SERVICE_HOST",
+            "REDIS_PORT_6379_TCP_ADDR",
+            "WEBSOCKET_SERVICE_PORT",
+            "WEBSOCKET_PORT_8765_TCP",
+            "AUTH_PORT",
+            "CALLBACK_URL",
+            "DRAIN_TIME_BUDGET",
+            "LOG_LEVEL",
+            "NODE_ENV",
+            "NODE_IP",
+            "NODE_NAME",
+            "METRICS_ADDRESS",
+        ] {
+            assert!(!looks_like_ours(other), "{other}");
+        }
     }
 
     #[test]

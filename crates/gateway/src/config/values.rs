@@ -150,6 +150,10 @@ impl FromStr for HistoryOverrides {
         for entry in text.split(',') {
             let (beginning, size) = entry.trim().rsplit_once('=').ok_or("an entry without =")?;
             let size = size.parse().ok().filter(|size| *size <= Self::MOST).ok_or("a size that is none")?;
+            // A list that is separated by something else would become one long beginning that no address has.
+            if beginning.contains(';') || contains_a_size(beginning) {
+                return Err("an entry with another one in it");
+            }
             if beginning.is_empty() || overrides.iter().any(|(other, _)| other == beginning) {
                 return Err("a beginning that is empty or twice");
             }
@@ -157,6 +161,11 @@ impl FromStr for HistoryOverrides {
         }
         Ok(Self(overrides))
     }
+}
+
+/// Whether there is a `=` with a digit behind it.
+fn contains_a_size(beginning: &str) -> bool {
+    beginning.split('=').skip(1).any(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))
 }
 
 impl fmt::Display for HistoryOverrides {
@@ -253,7 +262,23 @@ mod tests {
 
     #[test]
     fn overrides_without_prefix_or_size_are_refused() {
-        for text in ["", ",", "room:", "=5", "room:=", "room:=x", "room:=-1", "a=1,a=2", "a=1,", "a=1000001"] {
+        for text in [
+            "",
+            ",",
+            "room:",
+            "=5",
+            "room:=",
+            "room:=x",
+            "room:=-1",
+            "a=1,a=2",
+            "a=1,",
+            "a=1000001",
+            "a=1;b=2",
+            "a=1 b=2",
+            "a=1\nb=2",
+            "a=1|b=2",
+            "a;b=2",
+        ] {
             assert!(text.parse::<HistoryOverrides>().is_err(), "{text}");
         }
     }
