@@ -105,7 +105,7 @@ impl Notification {
             Some(step @ (Value::Number(_) | Value::String(_))) => step.clone(),
             Some(_) => return Err(fields.wrong("step", "a number or a string")),
         };
-        let question = Question::from_fields(&fields)?;
+        let question = Question::asked(&fields)?;
         let result = fields.object("step_result")?.ok_or_else(|| {
             fields.wrong(
                 "step_result",
@@ -113,7 +113,9 @@ impl Notification {
             )
         })?;
         let raw: Raw<'_> = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
-        let shown = shown(&step, &Fields::within("step_result", result), &raw)?;
+        let result = Fields::within("step_result", result);
+        result.only(&STEP_FIELDS)?;
+        let shown = shown(&step, &result, &raw)?;
         map.remove("idempotency_key");
         map.remove("reply_to");
         let canonical = canonical(map);
@@ -155,6 +157,9 @@ const FIELDS: [&str; 10] = [
     "idempotency_key",
     "reply_to",
 ];
+
+/// Of its `step_result`.
+const STEP_FIELDS: [&str; 7] = ["step", "result", "completed", "message", "status", "error_code", "error_message"];
 
 /// The start of every `task_step_result`, by which a node knows a question without parsing it.
 const MESSAGE_START: &[u8] = br#"{"type":"task_step_result","callback_id":""#;
@@ -282,6 +287,12 @@ mod tests {
             (json!({"step_result": {"message": "m", "status": "s", "completed": "yes"}}), "step_result.completed"),
             (json!({"options": [{"id": ""}]}), "options[0].id"),
             (json!({"on_timout": "decline"}), "on_timout"),
+            (json!({"step_result": {"message": "m", "status": "s", "complete": true}}), "step_result.complete"),
+            (json!({"options": [{"id": "a", "label": "A", "procede": false}]}), "options[0].procede"),
+            (
+                json!({"schema": {"type": "object", "properties": {"a": {"type": "string", "format": "mac"}}}}),
+                "schema.properties.a.format",
+            ),
             (json!({"idempotency_key": ""}), "idempotency_key"),
             (json!({"reply_to": ""}), "reply_to"),
             (json!({"reply_to": 42}), "reply_to"),

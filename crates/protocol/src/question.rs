@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::{
     action::Answer,
     fields::{FieldError, Fields, shorten},
-    schema::Schema,
+    schema::{self, Schema},
 };
 
 /// The most options of one callback.
@@ -31,6 +31,24 @@ pub struct Question {
 }
 
 impl Question {
+    /// As [`Self::from_fields`], for a question that is put now: nothing in it may be ignored when it is answered. A misspelt
+    /// `proceed` would turn a no into a yes. Records of other versions are not judged by this.
+    ///
+    /// # Errors
+    /// The first field that is wrong.
+    pub fn asked(fields: &Fields<'_>) -> Result<Self, FieldError> {
+        let question = Self::from_fields(fields)?;
+        for (at, option) in fields.list("options")?.into_iter().flatten().enumerate() {
+            if let Value::Object(option) = option {
+                Fields::within(&format!("options[{at}]"), option).only(&["id", "label", "proceed"])?;
+            }
+        }
+        if let Some(schema) = fields.object("schema")? {
+            schema::check_formats(schema)?;
+        }
+        Ok(question)
+    }
+
     /// Reads `options: [{id, label, proceed?}]` and `schema` of a notification.
     ///
     /// # Errors

@@ -32,6 +32,9 @@ const PROPERTY_KEYWORDS: [&str; 16] = [
     "exclusiveMaximum",
     "multipleOf",
 ];
+/// The formats that are checked.
+const FORMATS: [&str; 10] =
+    ["date", "time", "date-time", "duration", "email", "uri", "hostname", "ipv4", "ipv6", "uuid"];
 const PROPERTY_TYPES: [&str; 4] = ["string", "number", "integer", "boolean"];
 
 /// A schema that is ready to check data.
@@ -71,6 +74,9 @@ impl Schema {
         let validator = jsonschema::options()
             .with_draft(Draft::Draft202012)
             .with_pattern_options(PatternOptions::regex())
+            // A record of another version may have a format that is not checked; nobody can ask with one.
+            .should_validate_formats(true)
+            .should_ignore_unknown_formats(true)
             .build(&Value::Object(schema.clone()));
         validator
             .map(|validator| Self(Arc::new(validator)))
@@ -102,6 +108,29 @@ impl fmt::Debug for Schema {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Schema")
     }
+}
+
+/// Refuses formats that would be ignored: unknown ones, and those of what is no string.
+///
+/// # Errors
+/// The first one.
+pub(crate) fn check_formats(schema: &Map<String, Value>) -> Result<(), FieldError> {
+    let properties = Fields::within("schema", schema).object("properties")?.into_iter().flatten();
+    for (name, property) in properties {
+        let Value::Object(property) = property else { continue };
+        let path = format!("schema.properties.{}", shorten(name));
+        let fields = Fields::within(&path, property);
+        if fields.get("format").is_none() {
+            continue;
+        }
+        if fields.text("type")? != Some("string") {
+            return Err(fields.wrong("format", "nothing, as only a string has a format"));
+        }
+        if !fields.text("format")?.is_some_and(|format| FORMATS.contains(&format)) {
+            return Err(fields.wrong("format", format!("one of {}", FORMATS.join(", "))));
+        }
+    }
+    Ok(())
 }
 
 fn known_keywords(path: &str, map: &Map<String, Value>, known: &[&str]) -> Result<(), FieldError> {
@@ -168,6 +197,42 @@ mod tests {
         ];
         for (value, field) in wrong {
             assert_eq!(schema(&value).unwrap_err().field, field, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_format_holds() {
+        let with =
+            |format: &str, kind: &str| json!({"type": "object", "properties": {"a": {"type": kind, "format": format}}});
+        let cases = [
+            ("date", "2026-02-28", "2026-02-30"),
+            ("time", "08:30:00Z", "25:00:00Z"),
+            ("date-time", "2026-01-01T00:00:00Z", "2026-01-01"),
+            ("duration", "P1D", "one day"),
+            ("email", "ann@example.com", "ann"),
+            ("uri", "https://example.com/a", "not a uri"),
+            ("hostname", "a.example.com", "-a-"),
+            ("ipv4", "10.0.0.1", "10.0.0.256"),
+            ("ipv6", "::1", "10.0.0.1"),
+            ("uuid", "123e4567-e89b-12d3-a456-426614174000", "123"),
+        ];
+        assert_eq!(cases.map(|(format, ..)| format), FORMATS);
+        for (format, right, wrong) in cases {
+            let value = with(format, "string");
+            assert_eq!(check_formats(value.as_object().unwrap()), Ok(()));
+            let schema = schema(&value).unwrap();
+            assert_eq!(schema.check(&json!({"a": right})), Ok(()), "{format}");
+            assert_eq!(schema.check(&json!({"a": wrong})).unwrap_err().field, "data.a", "{format}");
+        }
+    }
+
+    #[test]
+    fn a_format_that_would_not_hold_cannot_be_asked_for_and_is_read_from_records() {
+        for (format, kind) in [("mac", "string"), ("regex", "string"), ("Date", "string"), ("email", "integer")] {
+            let value = json!({"type": "object", "properties": {"a": {"type": kind, "format": format}}});
+            let error = check_formats(value.as_object().unwrap()).unwrap_err();
+            assert_eq!(error.field, "schema.properties.a.format", "{format} {kind}");
+            assert!(schema(&value).is_ok(), "{format} {kind}");
         }
     }
 
