@@ -35,6 +35,7 @@
 //! - [`status`]: what a node knows of itself and of the others.
 //! - [`metrics`]: what Prometheus scrapes.
 //! - [`logging`]: one line an event, nothing per message.
+//! - `log_queue`: lines on their way out, which nothing waits for.
 //! - `seldom`: lines of the log that outsiders can provoke.
 //! - `hex`: bytes as digits.
 //! - `shutdown`: the phases of a node's end.
@@ -61,6 +62,7 @@ mod http_connections;
 mod hub;
 mod inbox;
 mod leases;
+mod log_queue;
 pub mod logging;
 pub mod metrics;
 mod node;

@@ -13,17 +13,23 @@ use tracing_subscriber::{
     },
 };
 
-use crate::config::LogFormat;
+use crate::{config::LogFormat, log_queue};
 
-/// Starts logging for the whole process. Without a format it is JSON, on a terminal pretty.
+pub use crate::log_queue::Log;
+
+/// Starts logging for the whole process. Without a format it is JSON, on a terminal pretty. A reader that stands still never
+/// holds up the process: lines that do not fit into the queue are dropped and counted. Keep what is returned until the end of
+/// the process, and [`Log::finish`] it there.
 ///
 /// # Errors
 /// When the filter cannot be read, or when the process logs already.
-pub fn init(format: Option<LogFormat>, filter: &str) -> Result<(), LoggingError> {
+pub fn init(format: Option<LogFormat>, filter: &str) -> Result<Log, LoggingError> {
     let on_terminal = std::io::stdout().is_terminal();
     let format = format.unwrap_or(if on_terminal { LogFormat::Pretty } else { LogFormat::Json });
-    let subscriber = subscriber(format, filter, on_terminal, std::io::stdout)?;
-    tracing::subscriber::set_global_default(subscriber).map_err(|_| LoggingError::Started)
+    let (log, lines) = log_queue::start(std::io::stdout()).map_err(LoggingError::Thread)?;
+    let subscriber = subscriber(format, filter, on_terminal, move || lines.clone())?;
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| LoggingError::Started)?;
+    Ok(log)
 }
 
 /// Why logging could not be started.
@@ -34,6 +40,9 @@ pub enum LoggingError {
         "RUST_LOG: {0:?} is no filter ({1}); give a level such as info, or directives such as info,countersign_gateway=debug"
     )]
     Filter(String, tracing_subscriber::filter::ParseError),
+    /// The thread that writes the lines could not be started.
+    #[error("the log has no thread: {0}")]
+    Thread(std::io::Error),
     /// Somebody else was first.
     #[error("the process has a subscriber for its logs already; start logging once, before anything else")]
     Started,

@@ -3,7 +3,11 @@
 
 mod cli;
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::Parser;
 use cli::{Cli, Command};
@@ -54,13 +58,22 @@ fn println_to_stdout(text: &str) {
 }
 
 fn run(config: Config, warnings: &[config::Warning]) -> ExitCode {
-    if let Err(error) = logging::init(config.log_format, &config.log_filter) {
-        eprintln!("{error}");
-        return ExitCode::from(ConfigError::EXIT_CODE);
-    }
-    for setting in config.settings() {
-        tracing::info!(name = setting.name, value = ?setting.value, default = setting.is_default, "setting");
-    }
+    let log = match logging::init(config.log_format, &config.log_filter) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(ConfigError::EXIT_CODE);
+        }
+    };
+    // Standard error may be as full as standard output.
+    std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a thread panicked")));
+    let code = run_logged(config, warnings);
+    log.finish();
+    code
+}
+
+fn run_logged(config: Config, warnings: &[config::Warning]) -> ExitCode {
+    config.log();
     for warning in warnings {
         tracing::warn!(%warning, "configuration");
     }
@@ -86,8 +99,8 @@ fn run(config: Config, warnings: &[config::Warning]) -> ExitCode {
 const GLOBAL_QUEUE_INTERVAL: u32 = 1;
 
 async fn serve(config: Config) -> ExitCode {
-    let embedded = config.redis_urls.is_empty();
-    let (node, open) = (config.node_id.clone(), config.api_keys.is_empty() || config.jwt_secret.is_none());
+    let backplane = if config.redis_urls.is_empty() { "embedded" } else { "redis" };
+    let (node, open_doors) = (config.node_id.clone(), config.open_doors());
     let signals = signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
     let (mut term, mut interrupt) = match signals {
         Ok(signals) => signals,
@@ -103,10 +116,20 @@ async fn serve(config: Config) -> ExitCode {
             return ExitCode::from(ConfigError::EXIT_CODE);
         }
     };
-    let backplane = if embedded { "embedded" } else { "redis" };
-    tracing::info!(addr = %running.addr(), node = %node, backplane, open_door = open, "listening");
+    let (addr, url) = (running.addr(), to_open(running.addr()));
+    tracing::info!(url, open_doors, %addr, %node, backplane, "listening");
     either(&mut term, &mut interrupt).await;
     stop(running, &mut term, &mut interrupt).await
+}
+
+/// What to type into a browser on this machine.
+fn to_open(listens_on: SocketAddr) -> String {
+    let host = match listens_on.ip() {
+        IpAddr::V4(host) if host.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(host) if host.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        host => host,
+    };
+    format!("http://{}/", SocketAddr::new(host, listens_on.port()))
 }
 
 /// A second signal ends at once.

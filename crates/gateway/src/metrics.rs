@@ -1,4 +1,5 @@
-//! What Prometheus scrapes. One registry a node, no global state; no label value ever comes from a client. [`TABLE`] says
+//! What Prometheus scrapes. One registry a node; only the log, which a process has one of, is
+//! counted for all. No label value ever comes from a client. [`TABLE`] says
 //! what it means when a number moves; a test holds it against what is really exposed.
 
 mod table;
@@ -12,7 +13,10 @@ use prometheus::{
     exponential_buckets,
 };
 
-use crate::hub::{Load, Missed, Turn};
+use crate::{
+    hub::{Load, Missed, Turn},
+    log_queue,
+};
 
 pub use table::TABLE;
 
@@ -57,6 +61,7 @@ pub(crate) struct Metrics {
     inbox_entries: IntCounterVec,
     inbox_waiting: IntGauge,
     http_requests: IntCounterVec,
+    log_lines_dropped: IntCounter,
     link_up: Gauge,
     probe_seconds: Histogram,
     backplane_seconds: Histogram,
@@ -262,6 +267,7 @@ impl Metrics {
             inbox_entries,
             inbox_waiting: build.gauge("countersign_inbox_waiting"),
             http_requests: build.counters("countersign_http_requests_total", "status"),
+            log_lines_dropped: build.counter("countersign_log_lines_dropped_total"),
             link_up: build.register(link_up),
             probe_seconds: build.histogram("countersign_probe_seconds", 0.000_1),
             backplane_seconds: build.histogram("countersign_backplane_seconds", 0.000_05),
@@ -278,6 +284,7 @@ impl Metrics {
         self.outbox_frames.set(count(load.waiting));
         self.waits.set(count(waits));
         self.link_up.set(if link.is_up() { 1.0 } else { 0.0 });
+        self.log_lines_dropped.inc_by(log_queue::take_dropped());
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text).expect("writing to memory cannot fail");
         String::from_utf8(text).expect("the text format is UTF-8")

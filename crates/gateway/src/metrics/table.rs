@@ -123,6 +123,11 @@ pub const TABLE: &[(&str, &str, &str)] = &[
         "Entries that wait in the inbox, as the node that reads it sees them; 0 on the others. Grows: producers are faster, or Redis does not answer.",
     ),
     ("countersign_http_requests_total", "counter", "Requests at the producers' door, by status class."),
+    (
+        "countersign_log_lines_dropped_total",
+        "counter",
+        "Lines of the log that could not be written. Rises: the reader of standard output stands still or is too slow.",
+    ),
     ("countersign_link_up", "gauge", "1 while the node hears itself through the backplane. 0: not ready."),
     ("countersign_probe_seconds", "histogram", "How long the node takes to hear itself: pub/sub lag."),
     ("countersign_backplane_seconds", "histogram", "Round trip of commands to the backplane."),
