@@ -116,12 +116,12 @@ pub trait Connections: Send + Sync {
     /// `Unavailable`.
     async fn connections(&self, user: &UserId, most: usize) -> Result<UserConnections>;
 
-    /// Tells the nodes of all of a user's connections to close them; how many there were. One that comes back is a new one.
-    /// An order is kept until its connection is gone, at most `lease` twice.
+    /// Tells the nodes of all of a user's connections to close them, or of one of these only; how many there were. One that comes
+    /// back is a new one. An order is kept until its connection is gone, at most `lease` twice.
     ///
     /// # Errors
     /// `Unavailable`: some may have been told; repeat.
-    async fn disconnect(&self, user: &UserId, lease: Duration) -> Result<u64>;
+    async fn disconnect(&self, user: &UserId, only: Option<&ConnectionId>, lease: Duration) -> Result<u64>;
 }
 
 /// What is said to a node that is to close one of its connections.

@@ -3,9 +3,10 @@
 //! an error, a log line or a URL that the gateway writes.
 //!
 //! A tour: [`clients`] knows users by their tokens, [`producers`] know keys, [`token`] finds a token in a request,
-//! [`origin`] says which pages may connect.
+//! [`origin`] says which pages may connect, [`host`] by which names.
 
 pub mod clients;
+pub mod host;
 pub mod origin;
 pub mod producers;
 pub mod token;

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::{
     alarms::Alarms,
-    auth::{Clients, Producers},
+    auth::{Clients, Producers, host::OwnNames},
     callbacks, catch_up,
     clock::NodeClock,
     config::{Config, ConfigError},
@@ -39,6 +39,7 @@ pub(crate) struct Node {
     pub(crate) config: Config,
     pub(crate) clients: Clients,
     pub(crate) producers: Producers,
+    pub(crate) names: OwnNames,
     pub(crate) backplane: Arc<dyn Backplane>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) waiters: Arc<Waiters<CallbackId>>,
@@ -138,6 +139,7 @@ impl Node {
         let backplane = connect(settings, interest, relay)?;
         let node = Arc::new(Self {
             producers: Producers::new(&config),
+            names: OwnNames::new(&config),
             places: Arc::new(Semaphore::new(config.max_connections)),
             http_connections: HttpConnections::new(http_connections),
             wait_permits: Arc::new(Semaphore::new(if config.limit_waits == 0 {
@@ -178,7 +180,8 @@ impl Node {
         }
         match &*self.backplane.link().borrow() {
             Link::Up => Ok(()),
-            Link::Down(reason) => Err(reason.clone()),
+            Link::Down(reason) if self.config.redis_urls.is_empty() || reason.contains("Redis") => Err(reason.clone()),
+            Link::Down(reason) => Err(format!("Redis: {reason}")),
         }
     }
 

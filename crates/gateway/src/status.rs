@@ -19,7 +19,7 @@ const TTL: Duration = Duration::from_secs(7);
 pub struct NodeStatus {
     /// Which node.
     pub node_id: NodeId,
-    /// Whether it serves.
+    /// Whether it takes work: it hears itself through the backplane, and does not drain.
     pub running: bool,
     /// `ready`, or why it is not.
     pub status: String,
@@ -40,7 +40,7 @@ pub struct NodeStatus {
 /// This node and the cluster.
 #[derive(Debug, Serialize)]
 pub struct ClusterStatus {
-    /// Whether this node serves.
+    /// Whether this node takes work.
     pub running: bool,
     /// `ready`, or why this node is not.
     pub status: String,
@@ -66,7 +66,7 @@ impl Node {
         let ready = self.ready();
         NodeStatus {
             node_id: self.config.node_id.clone(),
-            running: !self.shutdown.is_draining(),
+            running: ready.is_ok(),
             status: ready.err().unwrap_or_else(|| "ready".to_owned()),
             node_id_shared: self.metrics.node_id_is_shared(),
             active_connections: self.hub.load().connections,

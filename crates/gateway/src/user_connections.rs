@@ -243,10 +243,10 @@ impl Node {
         Ok(self.backplane.connections(user, MOST_LISTED).await?)
     }
 
-    /// Closes a user's connections, on every node; how many there were.
-    pub(crate) async fn disconnect(&self, user: &UserId) -> Result<u64, GatewayError> {
+    /// Closes a user's connections, or one of them, on every node; how many there were.
+    pub(crate) async fn disconnect(&self, user: &UserId, only: Option<&ConnectionId>) -> Result<u64, GatewayError> {
         self.counted()?;
-        let closed = self.backplane.disconnect(user, self.lease()).await?;
+        let closed = self.backplane.disconnect(user, only, self.lease()).await?;
         self.metrics.user_connections(Ordered::Disconnected, closed);
         Ok(closed)
     }

@@ -46,6 +46,18 @@ impl<'a> Fields<'a> {
         self.map.get(name).filter(|value| !value.is_null())
     }
 
+    /// Refuses an explicit `null`, where absence would mean more than any value: a variable that holds nothing must not widen
+    /// what is done.
+    ///
+    /// # Errors
+    /// When the field is there and `null`.
+    pub fn not_null(&self, name: &str) -> Result<(), FieldError> {
+        match self.map.get(name) {
+            Some(Value::Null) => Err(FieldError::new(self.path_of(name), "a value, or no field of this name", "null")),
+            _ => Ok(()),
+        }
+    }
+
     /// An error about the field `name`.
     pub fn wrong(&self, name: &str, expected: impl Into<String>) -> FieldError {
         FieldError::new(self.path_of(name), expected, self.get(name).map_or_else(|| "nothing".to_owned(), describe))

@@ -39,7 +39,11 @@ impl Heartbeat {
     pub fn parse(body: &[u8]) -> Result<Self, FieldError> {
         let wrong = |got: String| FieldError::new("body", "{user_id, interval?, ttl?}", got);
         match serde_json::from_slice(body) {
-            Ok(Value::Object(map)) => Self::from_fields(&Fields::of(&map)),
+            Ok(Value::Object(map)) => {
+                let fields = Fields::of(&map);
+                fields.only(&["user_id", "interval", "ttl"])?;
+                Self::from_fields(&fields)
+            }
             Ok(other) => Err(wrong(describe(&other))),
             Err(error) => Err(wrong(error.to_string())),
         }

@@ -170,11 +170,12 @@ impl Connections for MemoryNode {
         })
     }
 
-    async fn disconnect(&self, user: &UserId, lease: Duration) -> Result<u64> {
+    async fn disconnect(&self, user: &UserId, only: Option<&ConnectionId>, lease: Duration) -> Result<u64> {
         self.step(|store, now| {
-            let all = store.register.oldest(user, usize::MAX);
-            let count = all.len() as u64;
-            store.close(now, all, millis(lease).max(1));
+            let mut chosen = store.register.oldest(user, usize::MAX);
+            chosen.retain(|(_, connection)| only.is_none_or(|only| only == connection));
+            let count = chosen.len() as u64;
+            store.close(now, chosen, millis(lease).max(1));
             count
         })
     }

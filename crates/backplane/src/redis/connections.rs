@@ -90,9 +90,12 @@ impl Connections for RedisBackplane {
         }
     }
 
-    async fn disconnect(&self, user: &UserId, lease: Duration) -> Result<u64> {
+    async fn disconnect(&self, user: &UserId, only: Option<&ConnectionId>, lease: Duration) -> Result<u64> {
         let mut script = self.on_connections(&SCRIPTS.disconnect, user, lease);
         script.arg(escape(user.as_str()));
+        if let Some(only) = only {
+            script.arg(only.as_str());
+        }
         let mut closed = 0;
         loop {
             let answer = repeat(|| self.lanes.script(&script)).await?.value;

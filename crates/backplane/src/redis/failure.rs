@@ -148,6 +148,10 @@ impl From<CommandError> for BackplaneError {
     fn from(error: CommandError) -> Self {
         match error.kind {
             Failure::OutOfMemory => Self::Full(error.text),
+            // The words of the system ("Connection refused") do not say who it was.
+            _ if error.transient && !error.text.contains("Redis") => {
+                Self::Unavailable(format!("Redis: {}", error.text))
+            }
             _ if error.transient => Self::Unavailable(error.text),
             _ => Self::Unreadable(error.text),
         }

@@ -199,7 +199,7 @@ pub(crate) async fn a_user_is_disconnected_on_every_node_and_may_come_back<F: Fi
     renew(&one, held("alice", &["a", "b"]), NO_LIMIT).await;
     renew(&two, held("alice", &["c"]), NO_LIMIT).await;
     renew(&two, held("bob", &["d"]), NO_LIMIT).await;
-    assert_eq!(one.disconnect(&user("alice"), FAR).await.unwrap(), 3);
+    assert_eq!(one.disconnect(&user("alice"), None, FAR).await.unwrap(), 3);
     assert_eq!(ids(&two, "alice").await, [""; 0]);
     assert_eq!(ids(&two, "bob").await, ["d"]);
     assert_eq!(orders(&fixture, &one, 2).await, ["a", "b"]);
@@ -207,7 +207,25 @@ pub(crate) async fn a_user_is_disconnected_on_every_node_and_may_come_back<F: Fi
     assert_eq!(renew(&one, held("alice", &["b"]), NO_LIMIT).await, ["b"], "the order stands");
     assert_eq!(connect(&one, "alice", "again", NO_LIMIT).await, Admission::Admitted { replaced: 0 });
     assert_eq!(ids(&two, "alice").await, ["again"]);
-    assert_eq!(one.disconnect(&user("nobody"), FAR).await.unwrap(), 0);
+    assert_eq!(one.disconnect(&user("nobody"), None, FAR).await.unwrap(), 0);
+}
+
+pub(crate) async fn one_connection_of_a_user_is_closed_and_no_other<F: Fixture>() {
+    let fixture = F::start(Settings::default()).await;
+    let (one, two) = (fixture.node("one").await, fixture.node("t:w{o}%").await);
+    let _orders = (one.hear(&Channel::Node(one.id.clone())).await, two.hear(&Channel::Node(two.id.clone())).await);
+    renew(&one, held("alice", &["a", "b:1"]), NO_LIMIT).await;
+    renew(&two, held("alice", &["c"]), NO_LIMIT).await;
+    renew(&two, held("bob", &["d"]), NO_LIMIT).await;
+    for (whose, which, closed) in [("alice", "b:1", 1), ("alice", "b:1", 0), ("alice", "1", 0), ("alice", "d", 0)] {
+        let answer = one.disconnect(&user(whose), Some(&id(which)), FAR).await.unwrap();
+        assert_eq!(answer, closed, "{whose} {which}");
+    }
+    assert_eq!(one.disconnect(&user("alice"), Some(&id("c")), FAR).await.unwrap(), 1);
+    assert_eq!((ids(&two, "alice").await, ids(&two, "bob").await), (vec!["a".to_owned()], vec!["d".to_owned()]));
+    assert_eq!(orders(&fixture, &one, 1).await, ["b:1"]);
+    assert_eq!(orders(&fixture, &two, 1).await, ["c"]);
+    assert_eq!(renew(&one, held("alice", &["a", "b:1"]), NO_LIMIT).await, ["b:1"], "the order stands");
 }
 
 pub(crate) async fn a_great_many_connections_are_all_closed<F: Fixture>() {
@@ -217,7 +235,7 @@ pub(crate) async fn a_great_many_connections_are_all_closed<F: Fixture>() {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     renew(&node, held("alice", &names), NO_LIMIT).await;
     assert_eq!(listed(&node, "alice").await.len(), 1200);
-    assert_eq!(node.disconnect(&user("alice"), FAR).await.unwrap(), 1200);
+    assert_eq!(node.disconnect(&user("alice"), None, FAR).await.unwrap(), 1200);
     node.hold_connections(held("alice", &names[..0]), NO_LIMIT, FAR).await.unwrap();
     node.hold_connections(held("bob", &names), NO_LIMIT, SHORT).await.unwrap();
     fixture.advance(SHORT + Duration::from_millis(50)).await;
@@ -237,7 +255,7 @@ pub(crate) async fn connections_of_any_names_are_told_apart<F: Fixture>() {
         assert_eq!((connections[0].connection_id.as_str(), &connections[0].node_id), (name.as_str(), &node.id));
     }
     for name in odd_names() {
-        assert_eq!(node.disconnect(&user(&name), FAR).await.unwrap(), 1, "{name}");
+        assert_eq!(node.disconnect(&user(&name), None, FAR).await.unwrap(), 1, "{name}");
     }
     let mut names = odd_names();
     names.sort_unstable();

@@ -190,6 +190,7 @@ conformance! {
         an_order_that_nobody_heard_is_told_again_at_the_renewal
         what_was_forgotten_comes_back_with_the_renewal_as_far_as_the_limit_admits
         a_user_is_disconnected_on_every_node_and_may_come_back
+        one_connection_of_a_user_is_closed_and_no_other
         a_great_many_connections_are_all_closed
         connections_of_any_names_are_told_apart;
     listing:

@@ -117,7 +117,7 @@ async fn every_key_ends_on_its_own() {
         let held = HeldConnections { hold: vec![other], let_go: vec![] };
         node.hold_connections(held, ConnectionLimit::default(), LEASE).await.unwrap();
     }
-    node.disconnect(&user("renewed"), LEASE).await.unwrap();
+    node.disconnect(&user("renewed"), None, LEASE).await.unwrap();
     node.cancel_tasks_named(&task("everybody"), &Canceller::Producer).await.unwrap();
     node.sweep().await.unwrap();
     let mut client = server.client().await;

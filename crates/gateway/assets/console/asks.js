@@ -84,7 +84,7 @@ class Ask {
       this.state, this.result, this.buttons);
   }
 
-  progress({ state, callbackId, rounds }) {
+  progress({ state, callbackId, rounds, said }) {
     this.callbackId = callbackId;
     if (callbackId) {
       this.root.dataset.callbackId = callbackId;
@@ -93,7 +93,7 @@ class Ask {
     const again = rounds > 1 ? `, asked ${rounds} times` : '';
     this.state.textContent = state === 'pending'
       ? `Waiting for ${this.user}${again}`
-      : `Outcome unknown, repeating with the same ${callbackId ? 'id' : 'key'}${again}`;
+      : `Outcome unknown, repeating with the same ${callbackId ? 'id' : 'key'}${again}${said ? `: ${said}` : ''}`;
   }
 
   decided(decision) {

@@ -101,6 +101,12 @@ function closeNotice({ state, code, reason, meaning, needsToken }) {
   byId('connection-note').textContent = told;
   announce(`Disconnected: ${meaning}`);
   if (needsToken) byId('credentials').open = true;
+  // Browsers do not say why an upgrade was refused.
+  if (code === 1006) producer.trouble().then(tellTrouble);
+}
+
+function tellTrouble(trouble) {
+  if (trouble !== null) feed.notice(`The gateway is not ready: ${trouble}`, { at: now(), tone: 'bad' });
 }
 
 function send(action) {

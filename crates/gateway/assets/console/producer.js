@@ -55,7 +55,7 @@ export class Producer {
         onProgress({ state: 'pending', callbackId, rounds });
         await this.sleep(reply.retryAfterMs ?? 0, signal);
       } else if (isUnknown(reply.status)) {
-        onProgress({ state: 'unknown', callbackId, rounds });
+        onProgress({ state: 'unknown', callbackId, rounds, said: reply.json?.detail });
         const backoff = this.random() * Math.min(MAX_PAUSE_MS, 500 * 2 ** failures);
         failures += 1;
         await this.sleep(Math.max(reply.retryAfterMs ?? 0, backoff), signal);
@@ -63,6 +63,12 @@ export class Producer {
         throw refusal(reply);
       }
     }
+  }
+
+  /** Why the gateway takes no work, in its own words; null when it does, or cannot be asked. */
+  async trouble() {
+    const { json } = await this.#call('GET', 'v1/status', {});
+    return json?.running === false && typeof json.status === 'string' ? json.status : null;
   }
 
   async #once(method, path, body) {

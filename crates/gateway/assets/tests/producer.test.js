@@ -63,6 +63,23 @@ test('a refusal is not repeated and says what to do', async () => {
   }
 });
 
+test('why the gateway takes no work is said in its own words', async () => {
+  const away = 'Redis: Connection refused';
+  const { producer, calls } = scripted([[200, { running: false, status: away }], [200, { running: true, status: 'ready' }], [401, { detail: 'no' }], [0, null]]);
+  const said = [];
+  for (let n = 0; n < 4; n += 1) said.push(await producer.trouble());
+  assert.deepEqual(said, [away, null, null, null]);
+  assert.equal(calls[0].path, '/prefix/v1/status');
+});
+
+test('what a node says while it is not ready is passed on', async () => {
+  const detail = 'this node is not ready (Redis: Connection refused): try again';
+  const { producer } = scripted([[503, { detail }], [200, DECIDED]]);
+  const heard = [];
+  await producer.notify(BODY, { onProgress: ({ said }) => heard.push(said) });
+  assert.deepEqual(heard, [detail]);
+});
+
 test('hanging up ends the wait', async () => {
   const hangUp = new AbortController();
   const producer = new Producer({

@@ -7,7 +7,7 @@ use std::{
 };
 
 use countersign_protocol::{FieldError, UserId};
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind};
+use jsonwebtoken::{Algorithm, DecodingKey, Header, TokenData, Validation, errors::ErrorKind};
 use secrecy::ExposeSecret;
 use serde::Deserialize;
 
@@ -15,6 +15,9 @@ use crate::config::Config;
 
 /// How far the clock of whoever signs tokens may be off.
 const LEEWAY: Duration = Duration::from_secs(5);
+
+/// Bytes. The head of a request has twice as many.
+const LONGEST_TOKEN: usize = 8 * 1024;
 
 /// The clients door.
 #[derive(Debug, Clone)]
@@ -48,6 +51,14 @@ pub enum AuthError {
     /// It is not three parts of base64url with JSON in them, or its claims are of no type that a claim may have.
     #[error("the token cannot be read: send a JWT as it was issued, with sub as text and exp as a number")]
     Malformed,
+    /// Longer than a token has to be.
+    #[error("the token has more than {LONGEST_TOKEN} bytes: put less into it")]
+    TooLong,
+    /// Its header names a key, or something that a reader has to understand and this one does not (RFC 7515 §4.1).
+    #[error(
+        "the token's header has {0}: sign it without, as the gateway takes its keys from its own configuration only"
+    )]
+    Header(&'static str),
     /// Another algorithm than ours.
     #[error("the token must be signed with HS256")]
     Algorithm,
@@ -80,6 +91,14 @@ pub enum AuthError {
 }
 
 impl AuthError {
+    /// The setting to look at, for the operator.
+    pub fn setting(&self) -> &'static str {
+        match self {
+            Self::Audience => "AUTH_JWT_AUDIENCE",
+            _ => "AUTH_JWT_SECRET",
+        }
+    }
+
     /// Whether a new token would do: such a client is told to come back (4004) instead of to stay away (4500).
     pub fn is_expired(&self) -> bool {
         *self == Self::Expired
@@ -127,9 +146,14 @@ impl Clients {
             return Ok(Identity { user, expires_at: None });
         };
         let token = token.ok_or(AuthError::Missing)?;
-        let claims = jsonwebtoken::decode::<Claims>(token, key, validation)
-            .map_err(|error| refusal(error.kind(), token, key, validation))?
-            .claims;
+        if token.len() > LONGEST_TOKEN {
+            return Err(AuthError::TooLong);
+        }
+        let TokenData { header, claims } = jsonwebtoken::decode::<Claims>(token, key, validation)
+            .map_err(|error| refusal(error.kind(), token, key, validation))?;
+        if let Some(name) = not_understood(&header) {
+            return Err(AuthError::Header(name));
+        }
         if user_id.is_some_and(|id| id != claims.sub.as_str()) {
             return Err(AuthError::OtherUser);
         }
@@ -151,6 +175,17 @@ impl fmt::Debug for Door {
 const EXP: AuthError = AuthError::Claim { claim: "exp", expected: "when it expires, as a number of Unix seconds" };
 const SUB: AuthError =
     AuthError::Claim { claim: "sub", expected: "the user id, 1 to 256 bytes of text without control characters" };
+
+/// What a header has that would change which key the token is checked with, or what it means.
+fn not_understood(header: &Header) -> Option<&'static str> {
+    let given = [
+        ("crit", header.crit.is_some()),
+        ("jku", header.jku.is_some()),
+        ("x5u", header.x5u.is_some()),
+        ("jwk", header.jwk.is_some()),
+    ];
+    given.into_iter().find_map(|(name, given)| given.then_some(name))
+}
 
 fn refusal(kind: &ErrorKind, token: &str, key: &DecodingKey, validation: &Validation) -> AuthError {
     match kind {
@@ -180,7 +215,7 @@ fn refusal(kind: &ErrorKind, token: &str, key: &DecodingKey, validation: &Valida
 
 #[cfg(test)]
 mod tests {
-    use jsonwebtoken::{EncodingKey, Header};
+    use jsonwebtoken::EncodingKey;
     use serde_json::{Value, json};
 
     use super::*;
@@ -281,6 +316,33 @@ mod tests {
             }
         }
         assert_eq!(with_secret(None).identify(None, Some("bob")), Err(AuthError::Missing));
+    }
+
+    #[test]
+    fn a_header_that_names_a_key_or_asks_for_more_than_is_understood_is_refused() {
+        let claims = json!({"sub": "bob", "exp": now() + 60});
+        let with = |change: &dyn Fn(&mut Header)| {
+            let mut header = Header::new(Algorithm::HS256);
+            change(&mut header);
+            let token = jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap();
+            with_secret(None).identify(Some(&token), None).map(drop)
+        };
+        let url = || Some("https://keys.evil.test".to_owned());
+        let jwk: jsonwebtoken::jwk::Jwk = serde_json::from_value(json!({"kty": "oct", "k": "c2VjcmV0"})).unwrap();
+        assert_eq!(with(&|_| {}), Ok(()));
+        assert_eq!(with(&|header| header.kid = Some("any".to_owned())), Ok(()));
+        assert_eq!(with(&|header| header.crit = Some(vec!["b64".to_owned()])), Err(AuthError::Header("crit")));
+        assert_eq!(with(&|header| header.crit = Some(Vec::new())), Err(AuthError::Header("crit")));
+        assert_eq!(with(&|header| header.jku = url()), Err(AuthError::Header("jku")));
+        assert_eq!(with(&|header| header.x5u = url()), Err(AuthError::Header("x5u")));
+        assert_eq!(with(&|header| header.jwk = Some(jwk.clone())), Err(AuthError::Header("jwk")));
+    }
+
+    #[test]
+    fn a_token_of_more_than_8_kib_is_refused() {
+        let of = |length: usize| token(&json!({"sub": "bob", "exp": now() + 60, "x": "x".repeat(length)}));
+        assert!(with_secret(None).identify(Some(&of(5_000)), None).is_ok());
+        assert_eq!(with_secret(None).identify(Some(&of(7_000)), None), Err(AuthError::TooLong));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use axum::http::{
     header::{HOST, ORIGIN},
 };
 
-use crate::config::{AllowedOrigins, Config, Origin};
+use crate::config::{AllowedOrigins, Origin};
 
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
@@ -19,28 +19,6 @@ pub fn is_allowed(allowed: &AllowedOrigins, headers: &HeaderMap) -> bool {
     };
     let Some(origin) = origin.to_str().ok().and_then(Origin::parse) else { return false };
     allowed.lists(&origin) || (allowed.same_host && is_same_host(&origin, headers))
-}
-
-/// Whether the name by which a page reached an open loopback gateway is one of this machine's. A name of somebody else's that
-/// points to loopback is DNS rebinding: the page's origin then equals the host, and only the name gives it away. Programs
-/// that are no browsers are let through, and so is everybody when a door has credentials or `AUTH_INSECURE` is set.
-pub fn is_honest_host(config: &Config, headers: &HeaderMap) -> bool {
-    let open = config.jwt_secret.is_none() || config.api_keys.is_empty();
-    let from_page = headers.contains_key(ORIGIN) || headers.contains_key("sec-fetch-site");
-    if !open || !from_page || !config.host.is_loopback() || config.insecure {
-        return true;
-    }
-    // A page that is named in the configuration is trusted under whatever name it reaches the gateway.
-    let listed = headers.get(ORIGIN).and_then(|origin| Origin::parse(origin.to_str().ok()?));
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split_once(']').map_or("", |(name, _)| name),
-        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
-    };
-    name.parse::<std::net::IpAddr>().is_ok()
-        || name.eq_ignore_ascii_case("localhost")
-        || name.to_ascii_lowercase().ends_with(".localhost")
-        || listed.is_some_and(|origin| config.allowed_origins.lists(&origin))
 }
 
 fn is_same_host(origin: &Origin, headers: &HeaderMap) -> bool {
@@ -62,33 +40,6 @@ mod tests {
             headers.append(name, HeaderValue::from_bytes(value).unwrap());
         }
         is_allowed(&allowed.parse().unwrap(), &headers)
-    }
-
-    #[test]
-    fn a_foreign_name_for_an_open_loopback_gateway_is_refused_to_pages() {
-        let reached_as = |host: &str, page: bool, config: &Config| {
-            let mut headers = HeaderMap::new();
-            headers.insert(HOST, HeaderValue::from_str(host).unwrap());
-            if page {
-                headers.insert(ORIGIN, HeaderValue::from_str(&format!("http://{host}")).unwrap());
-            }
-            is_honest_host(config, &headers)
-        };
-        let open = Config::default();
-        for (host, honest) in [
-            ("127.0.0.1:8765", true),
-            ("localhost:8765", true),
-            ("app.localhost", true),
-            ("[::1]:8765", true),
-            ("evil.test:8765", false),
-            ("evil.test", false),
-            ("127.0.0.1.evil.test", false),
-            ("", false),
-        ] {
-            assert_eq!(reached_as(host, true, &open), honest, "{host}");
-            assert!(reached_as(host, false, &open), "a program may call it as it likes: {host}");
-        }
-        assert!(reached_as("dev.test", true, &Config { insecure: true, ..Config::default() }));
     }
 
     #[test]

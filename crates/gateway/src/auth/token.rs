@@ -2,12 +2,9 @@
 //! cannot set headers on a WebSocket), or in the query. And chooses the subprotocol of the answer, because browsers
 //! end a connection on which they offered some and none was selected.
 
-use axum::{
-    extract::Query,
-    http::{
-        HeaderMap, Uri,
-        header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL},
-    },
+use axum::http::{
+    HeaderMap, Uri,
+    header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL},
 };
 use secrecy::SecretString;
 
@@ -55,9 +52,9 @@ fn offered(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 }
 
 fn in_query(uri: &Uri) -> Option<SecretString> {
-    let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri).ok()?;
     let is_token = |name: &str, value: &str| matches!(name, "token" | "access_token") && !value.is_empty();
-    pairs.into_iter().find(|(name, value)| is_token(name, value)).map(|(_, value)| value.into())
+    let mut fields = form_urlencoded::parse(uri.query()?.as_bytes());
+    fields.find(|(name, value)| is_token(name, value)).map(|(_, value)| value.into_owned().into())
 }
 
 #[cfg(test)]

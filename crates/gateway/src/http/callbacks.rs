@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::{
-    input::{Asked, Name},
+    input::{Asked, Bare, Name, NoBody},
     notifications::{Patience, Wait, ask_later, may_wait, reply},
     problem::Problem,
 };
@@ -27,6 +27,7 @@ pub(crate) async fn read(
     State(node): State<Arc<Node>>,
     Name(id): Name,
     Asked(wait): Asked<Wait>,
+    _: NoBody,
 ) -> Result<Response, Problem> {
     let id = known(&id)?;
     let wait = match wait.patience()? {
@@ -48,7 +49,7 @@ pub(crate) async fn read(
 }
 
 /// `DELETE /v1/callbacks/{id}`; 409 with the decision when something else decided before.
-pub(crate) async fn withdraw(State(node): State<Arc<Node>>, Name(id): Name) -> Result<Response, Problem> {
+pub(crate) async fn withdraw(State(node): State<Arc<Node>>, Name(id): Name, _: Bare) -> Result<Response, Problem> {
     match node.withdraw(known(&id)?).await? {
         Withdrawn::Closed(decision) => Ok(Json(decision).into_response()),
         Withdrawn::AlreadyResolved(decision) => Ok((StatusCode::CONFLICT, Json(decision)).into_response()),
@@ -82,7 +83,7 @@ struct AnsweredVia {
 }
 
 /// `GET /v1/callbacks/{id}/record`
-pub(crate) async fn record(State(node): State<Arc<Node>>, Name(id): Name) -> Result<Json<Record>, Problem> {
+pub(crate) async fn record(State(node): State<Arc<Node>>, Name(id): Name, _: Bare) -> Result<Json<Record>, Problem> {
     let callback = node.backplane.read(known(&id)?).await?.ok_or(GatewayError::NotFound)?;
     let digest = Sha256::digest(callback.message.bytes());
     Ok(Json(Record {
@@ -140,7 +141,11 @@ struct Open {
 const PAGE: usize = 100;
 
 /// `GET /v1/callbacks`
-pub(crate) async fn list(State(node): State<Arc<Node>>, Asked(filter): Asked<Filter>) -> Result<Json<Page>, Problem> {
+pub(crate) async fn list(
+    State(node): State<Arc<Node>>,
+    Asked(filter): Asked<Filter>,
+    _: NoBody,
+) -> Result<Json<Page>, Problem> {
     let task = filter.task_id.as_deref().map(TaskId::parse).transpose()?;
     let (callbacks, cursor) = match &filter.user_id {
         Some(user) => (node.backplane.open_callbacks(&UserId::parse(user)?).await?, None),

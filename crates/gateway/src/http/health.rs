@@ -13,8 +13,12 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::problem::Problem;
-use crate::{auth::token, node::Node, status::ClusterStatus};
+use super::{input::Bare, problem::Problem};
+use crate::{
+    auth::{host::Door, token},
+    node::Node,
+    status::ClusterStatus,
+};
 
 #[derive(Debug, Serialize)]
 struct Health<'a> {
@@ -36,6 +40,9 @@ pub(crate) async fn ready(State(node): State<Arc<Node>>) -> Response {
 
 /// `GET /metrics`: the text format 0.0.4 of Prometheus. With `METRICS_KEY`, for its bearer only.
 pub(crate) async fn metrics(State(node): State<Arc<Node>>, headers: HeaderMap) -> Response {
+    if !node.names.admit(Door::Metrics, &headers) {
+        return super::foreign_host().into_response();
+    }
     if let Some(key) = &node.config.metrics_key {
         let given = token::bearer(&headers).unwrap_or_default();
         // Digests have equal lengths: the comparison says nothing about the key.
@@ -54,6 +61,6 @@ pub(crate) async fn metrics(State(node): State<Arc<Node>>, headers: HeaderMap) -
 }
 
 /// `GET /v1/status`
-pub(crate) async fn status(State(node): State<Arc<Node>>) -> Json<ClusterStatus> {
+pub(crate) async fn status(State(node): State<Arc<Node>>, _: Bare) -> Json<ClusterStatus> {
     Json(node.cluster_status().await)
 }

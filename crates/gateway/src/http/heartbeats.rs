@@ -7,7 +7,7 @@ use countersign_protocol::{FieldError, TaskId, UserId, heartbeat::Heartbeat};
 use serde::Serialize;
 
 use super::{
-    input::{Asked, Body, Name},
+    input::{Asked, Body, Name, NoBody, NoQuery},
     problem::Problem,
     tasks::Whose,
 };
@@ -28,6 +28,7 @@ pub(crate) struct StartReply {
 pub(crate) async fn start(
     State(node): State<Arc<Node>>,
     Name(task): Name,
+    _: NoQuery,
     Body(body): Body,
 ) -> Result<Json<StartReply>, Problem> {
     let task = TaskId::parse(&task)?;
@@ -50,6 +51,7 @@ pub(crate) async fn stop(
     State(node): State<Arc<Node>>,
     Name(task): Name,
     Asked(whose): Asked<Whose>,
+    _: NoBody,
 ) -> Result<Json<StopReply>, Problem> {
     let task = TaskId::parse(&task)?;
     let user = whose.user_id.ok_or_else(|| FieldError::new("user_id", "the task's user in the query", "nothing"))?;

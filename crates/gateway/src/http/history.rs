@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    input::{Asked, Name},
+    input::{Asked, Name, NoBody},
     problem::Problem,
 };
 use crate::node::Node;
@@ -52,6 +52,7 @@ pub(crate) async fn read(
     State(node): State<Arc<Node>>,
     Name(name): Name,
     Asked(range): Asked<Range>,
+    _: NoBody,
 ) -> Result<Json<Page>, Problem> {
     let topic = TopicName::parse(&name)?;
     let field = |error| FieldError { field: "since".to_owned(), ..error };

@@ -7,10 +7,10 @@ use axum::{
     http::{HeaderMap, StatusCode, request::Parts},
 };
 use bytes::Bytes;
-use countersign_protocol::{FieldError, IdempotencyKey};
+use countersign_protocol::{FieldError, IdempotencyKey, fields::shorten};
 use serde::de::DeserializeOwned;
 
-use super::problem::Problem;
+use super::{problem::Problem, query};
 
 /// A body that has not come after this long does not come; a megabyte takes 800 kbit/s.
 const BODY_WITHIN: Duration = Duration::from_secs(10);
@@ -62,13 +62,60 @@ impl<S: Send + Sync> FromRequestParts<S> for Name {
     }
 }
 
-/// The fields of a query.
+/// Nothing: the call takes no body, and one that is sent is not ignored in silence.
+pub(crate) struct NoBody;
+
+impl<S: Send + Sync> FromRequest<S> for NoBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let Body(bytes) = Body::from_request(request, state).await?;
+        if bytes.is_empty() {
+            return Ok(Self);
+        }
+        Err(FieldError::new("body", "nothing, as this call takes no body", format!("{} bytes", bytes.len())).into())
+    }
+}
+
+/// Neither query nor body.
+pub(crate) struct Bare;
+
+impl<S: Send + Sync> FromRequest<S> for Bare {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let (mut parts, body) = request.into_parts();
+        NoQuery::from_request_parts(&mut parts, state).await?;
+        NoBody::from_request(Request::from_parts(parts, body), state).await?;
+        Ok(Self)
+    }
+}
+
+/// No field in the query.
+pub(crate) struct NoQuery;
+
+impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        match query::Query::of(&parts.uri)?.fields().next() {
+            None => Ok(Self),
+            Some((name, _)) => {
+                let expected = "no query, as this call takes none";
+                Err(FieldError::new(shorten(&name), expected, "this field").into())
+            }
+        }
+    }
+}
+
+/// The fields of a query, each at most once and none of another name: the types that are read have `deny_unknown_fields`.
 pub(crate) struct Asked<T>(pub(crate) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        query::Query::of(&parts.uri)?;
         match Query::<T>::from_request_parts(parts, state).await {
             Ok(Query(query)) => Ok(Self(query)),
             Err(rejection) => Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_query", rejection.body_text())),
@@ -79,7 +126,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
 /// The `Idempotency-Key` header.
 pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, FieldError> {
     let field = |error| FieldError { field: "Idempotency-Key".to_owned(), ..error };
-    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let mut values = headers.get_all("idempotency-key").into_iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(FieldError::new("Idempotency-Key", "one header of this name", "several"));
+    }
     let text = value.to_str().map_err(|_| FieldError::new("Idempotency-Key", "printable ASCII", "other bytes"))?;
     IdempotencyKey::parse(text).map(Some).map_err(field)
 }

@@ -15,7 +15,7 @@ use countersign_protocol::{
 use serde::Serialize;
 
 use super::{
-    input::{Asked, Body, Name, idempotency_key},
+    input::{Asked, Body, Name, NoQuery, idempotency_key},
     notifications::may_wait,
     problem::Problem,
     receipts::AckWanted,
@@ -89,6 +89,7 @@ enum Outcome {
 /// `POST /v1/batch`
 pub(crate) async fn batch(
     State(node): State<Arc<Node>>,
+    _: NoQuery,
     headers: HeaderMap,
     Body(body): Body,
 ) -> Result<Json<BatchReply>, Problem> {

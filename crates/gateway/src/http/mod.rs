@@ -11,6 +11,7 @@ mod messages;
 mod notifications;
 mod presence;
 mod problem;
+mod query;
 mod receipts;
 mod sockets;
 mod tasks;
@@ -25,10 +26,21 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{delete, get, post, put},
 };
+use countersign_protocol::fields::shorten;
 pub(crate) use problem::Problem;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::{auth::origin, http_connections::HttpConnection, metrics::Limit, node::Node, seldom::Seldom};
+use crate::{
+    auth::{
+        KeyError,
+        host::{self, Door},
+        origin,
+    },
+    http_connections::HttpConnection,
+    metrics::Limit,
+    node::Node,
+    seldom::Seldom,
+};
 
 /// Everything that a node serves.
 pub(crate) fn router(node: Arc<Node>) -> Router {
@@ -57,12 +69,15 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .merge(Router::new().route("/v1/batch", post(messages::batch)).layer(batch))
         .route("/v1/{*rest}", axum::routing::any(unknown))
         .layer(middleware::from_fn_with_state(Arc::clone(&node), producers_door));
-    Router::new()
+    let page = Router::new()
         .route("/", get(sockets::page_or_socket))
+        .route("/console/{*path}", get(console::asset))
+        .layer(middleware::from_fn_with_state(Arc::clone(&node), page_door));
+    Router::new()
+        .merge(page)
         .route("/ws", get(sockets::socket))
         .route("/ws/", get(sockets::socket))
         .route("/api/workflows/{id}/updates", get(sockets::workflow))
-        .route("/console/{*path}", get(console::asset))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
         .route("/metrics", get(health::metrics))
@@ -70,6 +85,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::map_response_with_state(Arc::clone(&node), say_goodbye))
+        .layer(middleware::from_fn_with_state(Arc::clone(&node), one_host))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn_with_state(Arc::clone(&node), take_seat))
         .with_state(node)
@@ -80,16 +96,17 @@ const BATCH_BODIES: usize = 8;
 
 /// Lets in who has a key, and nobody while the node cannot do what is asked for. Counts.
 async fn producers_door(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
-    let response =
-        match may_call(&node, request.headers()).and_then(|()| Ok(node.producers.admit(request.headers())?)) {
-            Err(problem) => problem.into_response(),
-            // What is known of the node itself is said at any time.
-            Ok(()) if request.uri().path().ends_with("/v1/status") => next.run(request).await,
-            Ok(()) => match node.ready() {
-                Err(reason) => Problem::not_ready(&reason).into_response(),
-                Ok(()) => next.run(request).await,
-            },
-        };
+    let response = match may_call(&node, Door::Producers, request.headers())
+        .and_then(|()| node.producers.admit(request.headers()).map_err(refused))
+    {
+        Err(problem) => problem.into_response(),
+        // What is known of the node itself is said at any time.
+        Ok(()) if request.uri().path().ends_with("/v1/status") => next.run(request).await,
+        Ok(()) => match node.ready() {
+            Err(reason) => Problem::not_ready(&reason).into_response(),
+            Ok(()) => next.run(request).await,
+        },
+    };
     node.metrics.http_request(response.status().as_u16());
     response
 }
@@ -117,17 +134,68 @@ async fn take_seat(State(node): State<Arc<Node>>, request: Request, next: Next) 
 
 static NO_SEAT: Seldom = Seldom::new();
 
-/// Producers are programs: a request that a browser made for a page of another origin is not theirs, whatever door is open.
-fn may_call(node: &Node, headers: &HeaderMap) -> Result<(), Problem> {
-    if origin::is_allowed(&node.config.allowed_origins, headers) && origin::is_honest_host(&node.config, headers) {
+/// What a page may not make a browser do, whatever door is open: call as a page of another origin, or by a name that is not the
+/// gateway's.
+fn may_call(node: &Node, door: Door, headers: &HeaderMap) -> Result<(), Problem> {
+    let problem = if !node.names.admit(door, headers) {
+        foreign_host()
+    } else if origin::is_allowed(&node.config.allowed_origins, headers) {
         return Ok(());
+    } else {
+        foreign_origin()
+    };
+    if let Some(left_out) = FOREIGNERS.line() {
+        let told = |name| headers.get(name).map(|value| shorten(&String::from_utf8_lossy(value.as_bytes())));
+        let (origin, host) = (told(header::ORIGIN), told(header::HOST));
+        tracing::warn!(setting = "WEBSOCKET_ALLOWED_ORIGINS", origin, host, left_out, "a page was refused");
     }
-    Err(foreign_origin())
+    Err(problem)
+}
+
+static FOREIGNERS: Seldom = Seldom::new();
+static STRANGERS: Seldom = Seldom::new();
+
+fn refused(error: KeyError) -> Problem {
+    if let Some(left_out) = STRANGERS.line() {
+        tracing::warn!(setting = "AUTH_API_KEYS", %error, left_out, "a producer was refused");
+    }
+    error.into()
 }
 
 fn foreign_origin() -> Problem {
     let detail = "pages of this origin may not connect: name it in WEBSOCKET_ALLOWED_ORIGINS";
     Problem::new(StatusCode::FORBIDDEN, "foreign_origin", detail)
+}
+
+fn foreign_host() -> Problem {
+    let detail = "this door is open without credentials and answers only to names of its own machine, such as localhost: \
+        list the origin of this host in WEBSOCKET_ALLOWED_ORIGINS, or close the door with AUTH_JWT_SECRET and AUTH_API_KEYS";
+    Problem::new(StatusCode::FORBIDDEN, "foreign_host", detail)
+}
+
+/// The page shows what the open doors would tell it, so it is kept from foreign names as they are.
+async fn page_door(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
+    if node.names.admit(Door::Page, request.headers()) {
+        next.run(request).await
+    } else {
+        foreign_host().into_response()
+    }
+}
+
+/// Every request names one host, so that all who read it mean the same one. Says when a proxy makes an open node public.
+async fn one_host(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
+    if !host::is_one_host(request.version(), request.headers()) {
+        let detail = "a request has exactly one Host header with one host in it";
+        return Problem::new(StatusCode::BAD_REQUEST, "invalid_host", detail).into_response();
+    }
+    if let Some(header) = node.names.first_forwarded(request.headers()) {
+        tracing::warn!(
+            header,
+            "a proxy forwards requests to this node, which is open without credentials: everybody who reaches the proxy can \
+             enter; set AUTH_JWT_SECRET and AUTH_API_KEYS"
+        );
+    }
+    next.run(request).await
 }
 
 /// A node that drains keeps no HTTP connection alive.

@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use axum::{Json, extract::State};
 use countersign_backplane::connections::UserConnection;
-use countersign_protocol::{TopicName, UserId};
-use serde::Serialize;
+use countersign_protocol::{ConnectionId, TopicName, UserId};
+use serde::{Deserialize, Serialize};
 
-use super::{input::Name, problem::Problem};
+use super::{
+    input::{Asked, Bare, Name, NoBody},
+    problem::Problem,
+};
 use crate::node::Node;
 
 /// Who is in a topic.
@@ -21,7 +24,7 @@ pub(crate) struct Present {
 }
 
 /// `GET /v1/topics/{topic}/presence`
-pub(crate) async fn topic(State(node): State<Arc<Node>>, Name(name): Name) -> Result<Json<Present>, Problem> {
+pub(crate) async fn topic(State(node): State<Arc<Node>>, Name(name): Name, _: Bare) -> Result<Json<Present>, Problem> {
     let topic = TopicName::parse(&name)?;
     let members = node.members(&topic).await?;
     Ok(Json(Present { topic, members: members.users, count: members.count }))
@@ -39,7 +42,7 @@ pub(crate) struct Whereabouts {
 }
 
 /// `GET /v1/users/{id}`
-pub(crate) async fn user(State(node): State<Arc<Node>>, Name(id): Name) -> Result<Json<Whereabouts>, Problem> {
+pub(crate) async fn user(State(node): State<Arc<Node>>, Name(id): Name, _: Bare) -> Result<Json<Whereabouts>, Problem> {
     let user_id = UserId::parse(&id)?;
     let found = node.connections_of(&user_id).await?;
     let (connections, count) = (found.connections, found.count);
@@ -53,9 +56,22 @@ pub(crate) struct Disconnected {
     disconnected: u64,
 }
 
-/// `DELETE /v1/users/{id}/connections`
-pub(crate) async fn disconnect(State(node): State<Arc<Node>>, Name(id): Name) -> Result<Json<Disconnected>, Problem> {
+/// `?connection_id=`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Which {
+    connection_id: Option<String>,
+}
+
+/// `DELETE /v1/users/{id}/connections`: all of them, or the one that the query names.
+pub(crate) async fn disconnect(
+    State(node): State<Arc<Node>>,
+    Name(id): Name,
+    Asked(which): Asked<Which>,
+    _: NoBody,
+) -> Result<Json<Disconnected>, Problem> {
     let user_id = UserId::parse(&id)?;
-    let disconnected = node.disconnect(&user_id).await?;
+    let only = which.connection_id.as_deref().map(ConnectionId::parse).transpose()?;
+    let disconnected = node.disconnect(&user_id, only.as_ref()).await?;
     Ok(Json(Disconnected { user_id, disconnected }))
 }

@@ -6,7 +6,10 @@ use axum::{Json, extract::State};
 use countersign_protocol::{FieldError, MessageId, receipt::Receipt};
 use serde::Deserialize;
 
-use super::{input::Name, problem::Problem};
+use super::{
+    input::{Bare, Name},
+    problem::Problem,
+};
 use crate::node::Node;
 
 /// `?ack=&timeout=`
@@ -57,7 +60,7 @@ const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(300);
 
 /// `GET /v1/messages/{id}`
-pub(crate) async fn read(State(node): State<Arc<Node>>, Name(id): Name) -> Result<Json<Receipt>, Problem> {
+pub(crate) async fn read(State(node): State<Arc<Node>>, Name(id): Name, _: Bare) -> Result<Json<Receipt>, Problem> {
     let receipt = node.receipt(MessageId::parse(&id)?).await?;
     receipt.map(Json).ok_or_else(|| {
         Problem::not_found("no message of this id was to be acknowledged, or the hour is over for which that is known")

@@ -1,10 +1,13 @@
 //! Where clients come in: the handshake, who they are, what they want to hear. Who may not come in hears why: browsers
 //! cannot see a 401, so a bad token is upgraded and closed with 4500 before anything is sent.
 
-use std::sync::Arc;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use axum::{
-    extract::{FromRequestParts, Request, State},
+    extract::{Request, State},
     http::{header, request::Parts},
     response::{IntoResponse, Response},
 };
@@ -16,13 +19,9 @@ use countersign_protocol::{
 use secrecy::ExposeSecret;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::{
-    console,
-    input::{Asked, Name},
-    problem::Problem,
-};
+use super::{console, input::Name, problem::Problem, query::Query};
 use crate::{
-    auth::token,
+    auth::{host::Door, token},
     connection::{self, Connection},
     http_connections::HttpConnection,
     metrics::Attempt,
@@ -32,6 +31,7 @@ use crate::{
 };
 
 static FULL: Seldom = Seldom::new();
+static STRANGERS: Seldom = Seldom::new();
 
 /// `GET /`: a socket for clients of the bare host, the page for people.
 pub(crate) async fn page_or_socket(State(node): State<Arc<Node>>, request: Request) -> Response {
@@ -42,7 +42,7 @@ pub(crate) async fn page_or_socket(State(node): State<Arc<Node>>, request: Reque
 
 /// `GET /ws`
 pub(crate) async fn socket(State(node): State<Arc<Node>>, request: Request) -> Response {
-    accept(node, request.into_parts().0, None).await.unwrap_or_else(|response| response)
+    accept(node, request.into_parts().0, None).unwrap_or_else(|response| response)
 }
 
 /// `GET /api/workflows/{id}/updates`
@@ -51,30 +51,26 @@ pub(crate) async fn workflow(State(node): State<Arc<Node>>, Name(id): Name, requ
         Ok(topic) => Address::Topic(topic),
         Err(error) => return Problem::from(error).into_response(),
     };
-    accept(node, request.into_parts().0, Some(topic)).await.unwrap_or_else(|response| response)
+    accept(node, request.into_parts().0, Some(topic)).unwrap_or_else(|response| response)
 }
 
-type Query = Vec<(String, String)>;
-
-async fn accept(node: Arc<Node>, mut parts: Parts, topic: Option<Address>) -> Result<Response, Response> {
+#[allow(clippy::result_large_err, reason = "the error is the response, and made once at most")]
+fn accept(node: Arc<Node>, mut parts: Parts, topic: Option<Address>) -> Result<Response, Response> {
     let refuse = |attempt: Attempt, problem: Problem| {
         node.metrics.attempt(attempt);
         problem.into_response()
     };
-    if super::may_call(&node, &parts.headers).is_err() {
-        return Err(refuse(Attempt::RefusedOrigin, super::foreign_origin()));
-    }
+    super::may_call(&node, Door::Clients, &parts.headers).map_err(|problem| refuse(Attempt::RefusedOrigin, problem))?;
     if let Err(reason) = node.ready() {
         return Err(refuse(Attempt::RefusedNotReady, Problem::not_ready(&reason)));
     }
     let protocol = token::subprotocol(&parts.headers);
     let upgrade = Upgrade::from_parts(&mut parts, protocol.as_deref(), node.config.compression)?;
-    let Asked(query) =
-        Asked::<Query>::from_request_parts(&mut parts, &()).await.map_err(IntoResponse::into_response)?;
-    let (since, topics) = wishes(&query, topic).map_err(|error| refuse(Attempt::Failed, error.into()))?;
-
+    let query = Query::of(&parts.uri).map_err(|problem| refuse(Attempt::Failed, problem))?;
+    // Who it is comes before what is wanted: what a stranger asks for is not even read.
     let given = token::find(&parts.headers, &parts.uri);
-    let user_id = query.iter().find(|(name, _)| name == "user_id").map(|(_, value)| value.as_str());
+    let user_id = query.all("user_id").next();
+    let user_id = user_id.as_deref();
     let serving = node.shutdown.serving.token();
     // A socket that is refused keeps its place among the HTTP connections until it is closed.
     let seat = parts.extensions.remove::<Arc<HttpConnection>>();
@@ -83,11 +79,18 @@ async fn accept(node: Arc<Node>, mut parts: Parts, topic: Option<Address>) -> Re
         Ok(identity) => identity,
         Err(error) => {
             node.metrics.attempt(Attempt::RefusedToken);
-            tracing::debug!(%error, "a client was not let in");
+            // That tokens end is everyday life; that one is wrong, somebody has to put right.
+            if let Some(left_out) = STRANGERS.line().filter(|_| !error.is_expired()) {
+                tracing::warn!(setting = error.setting(), %error, left_out, "a client was refused");
+            } else {
+                tracing::debug!(%error, "a client was refused");
+            }
             let reason = if error.is_expired() { close::TOKEN_EXPIRED } else { close::BAD_TOKEN };
             return Ok(closed(reason, seat)(upgrade));
         }
     };
+    let wishes = query.only(&ONCE, &REPEATABLE).and_then(|()| wishes(query, topic));
+    let (since, topics) = wishes.map_err(|error| refuse(Attempt::Failed, error.into()))?;
     let Ok(place) = Arc::clone(&node.places).try_acquire_owned() else {
         node.metrics.attempt(Attempt::RefusedLimit);
         if let Some(left_out) = FULL.line() {
@@ -119,19 +122,29 @@ fn upgrade_and_close(
 /// Where a client was, and what it wants to hear from the start.
 type Wishes = (Vec<(Address, Position)>, Vec<Subscription>);
 
+/// What a query may have once, each with its synonyms.
+const ONCE: [&[&str]; 2] = [&["user_id"], &["token", "access_token"]];
+/// What it may have more than once.
+const REPEATABLE: [&str; 2] = ["topic", "since"];
+
 /// `?since=` and `?topic=`, both repeatable.
-fn wishes(query: &Query, topic: Option<Address>) -> Result<Wishes, FieldError> {
-    let values = |name: &'static str| query.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str());
-    let since = values("since").map(position::parse_since).collect::<Result<Vec<_>, _>>()?;
+fn wishes(query: Query<'_>, topic: Option<Address>) -> Result<Wishes, FieldError> {
+    let since = query.all("since").map(|text| position::parse_since(&text)).collect::<Result<Vec<_>, _>>()?;
     let mut topics: Vec<Address> = topic.into_iter().collect();
-    for name in values("topic") {
-        let address = Address::parse_client(name)?;
-        // These are heard anyway.
-        if matches!(address, Address::Topic(_)) && !topics.contains(&address) {
+    let mut named: HashSet<Address> = topics.iter().cloned().collect();
+    for name in query.all("topic") {
+        let address = Address::parse_client(&name)?;
+        // The others are heard anyway.
+        if matches!(address, Address::Topic(_)) && named.insert(address.clone()) {
             topics.push(address);
         }
     }
-    let since_of = |address: &Address| since.iter().find(|(of, _)| of == address).map(|(_, position)| position.clone());
+    // The first position of an address counts.
+    let mut positions = HashMap::new();
+    for (of, position) in &since {
+        positions.entry(of).or_insert(position);
+    }
+    let since_of = |address: &Address| positions.get(address).map(|position| (*position).clone());
     let topics = topics.into_iter().map(|address| Subscription { since: since_of(&address), address }).collect();
     Ok((since, topics))
 }

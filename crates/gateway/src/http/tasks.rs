@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    input::{Asked, Body, Name},
+    input::{Asked, Body, Name, NoBody},
     problem::Problem,
 };
 use crate::{node::Node, tasks::cancelled_event};
@@ -58,8 +58,9 @@ fn user_of(body: &[u8]) -> Result<Option<UserId>, FieldError> {
     match serde_json::from_slice(body) {
         Ok(Value::Object(map)) => {
             let fields = Fields::of(&map);
-            // A misspelt user must not become everybody.
+            // Neither a misspelt user nor a variable without a value may become everybody.
             fields.only(&["user_id"])?;
+            fields.not_null("user_id")?;
             fields.parsed("user_id", UserId::parse)
         }
         _ => Err(FieldError::new("body", "nothing, or {user_id?}", "something else")),
@@ -81,6 +82,7 @@ pub(crate) async fn read(
     State(node): State<Arc<Node>>,
     Name(task): Name,
     Asked(whose): Asked<Whose>,
+    _: NoBody,
 ) -> Result<Json<TaskReply>, Problem> {
     let task = TaskId::parse(&task)?;
     let user = whose.user_id.ok_or_else(|| FieldError::new("user_id", "the task's user in the query", "nothing"))?;
@@ -109,6 +111,7 @@ pub(crate) async fn lift(
     State(node): State<Arc<Node>>,
     Name(task): Name,
     Asked(whose): Asked<Whose>,
+    _: NoBody,
 ) -> Result<Json<Lifted>, Problem> {
     let task = TaskId::parse(&task)?;
     let user = whose.user_id.as_deref().map(UserId::parse).transpose()?;

@@ -64,6 +64,8 @@ impl Reader {
         let node = Arc::clone(&self.node);
         while !node.shutdown.is_draining() {
             match self.turn().await {
+                // A drain has ended the turn before it was known whether this node has the lease.
+                Ok(true) if node.shutdown.is_draining() => {}
                 Ok(true) => self.enter(State::Reads, None),
                 Ok(false) => {
                     self.enter(State::Waits, None);

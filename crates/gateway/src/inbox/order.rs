@@ -73,13 +73,18 @@ impl Order {
                 Ok(Self::Other(Errand::Notify(Box::new(notification))))
             }
             Some("cancel") => {
-                let Named { task, user, .. } = given.task()?;
+                let Named { task, user, body } = given.task()?;
                 given.nothing_else()?;
+                let fields = Fields::of(&body);
+                fields.only(&["task_id", "user_id"])?;
+                // Without a user it is everybody's, so a variable without a value is refused.
+                fields.not_null("user_id")?;
                 Ok(Self::Other(Errand::Cancel { user, task }))
             }
             Some("heartbeat") => {
                 let Named { task, user, mut body } = given.task()?;
                 given.nothing_else()?;
+                Fields::of(&body).only(&["task_id", "user_id", "interval", "ttl"])?;
                 if let Some(user) = user {
                     body.insert("user_id".to_owned(), Value::String(user.as_str().to_owned()));
                 }
@@ -315,7 +320,23 @@ mod tests {
                 vec![("op", "broadcast"), ("body", "{}"), ("idempotency_key", "")],
                 "idempotency_key: expected 1 to 256 bytes of text without control characters, got an empty string",
             ),
-            (vec![("op", "notify"), ("body", &without_message)], "step_result.message: expected a string, got nothing"),
+            (
+                vec![("op", "notify"), ("body", &without_message)],
+                "step_result.massage: expected only the fields step, result, completed, message, status, error_code, \
+                 error_message, got this one",
+            ),
+            (
+                vec![("op", "cancel"), ("task_id", "t1"), ("body", r#"{"user_id":null}"#)],
+                "user_id: expected a value, or no field of this name, got null",
+            ),
+            (
+                vec![("op", "cancel"), ("task_id", "t1"), ("body", r#"{"userId":"alice"}"#)],
+                "userId: expected only the fields task_id, user_id, got this one",
+            ),
+            (
+                vec![("op", "heartbeat"), ("task_id", "t1"), ("body", r#"{"user_id":"a","intervall":5}"#)],
+                "intervall: expected only the fields task_id, user_id, interval, ttl, got this one",
+            ),
             (
                 vec![("op", "notify"), ("body", ASK), ("replyto", "42")],
                 "replyto: expected only the fields body, op, idempotency_key, reply_to with this op, got this one",

@@ -246,8 +246,8 @@ impl Connections for Far {
         self.memory.connections(user, most).await
     }
 
-    async fn disconnect(&self, user: &UserId, lease: Duration) -> Result<u64> {
-        self.memory.disconnect(user, lease).await
+    async fn disconnect(&self, user: &UserId, only: Option<&ConnectionId>, lease: Duration) -> Result<u64> {
+        self.memory.disconnect(user, only, lease).await
     }
 }
 
