@@ -16,9 +16,13 @@ async fn answer(node: &Node, request: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(node.address()).await.expect("the node listens");
     stream.write_all(request.as_bytes()).await.expect("sent");
     let mut answer = Vec::new();
-    // An upgraded connection stays, so this reads until the head and what came with it are there.
+    // An upgraded connection stays, so this reads until the head is there, and behind the head of a problem its object.
+    let whole = |answer: &[u8]| {
+        let head = answer.windows(4).any(|bytes| bytes == b"\r\n\r\n");
+        head && (!answer.starts_with(b"HTTP/1.1 4") || answer.ends_with(b"}"))
+    };
     let read = async {
-        while !answer.windows(4).any(|bytes| bytes == b"\r\n\r\n") || answer.starts_with(b"HTTP/1.1 4") {
+        while !whole(&answer) {
             if stream.read_buf(&mut answer).await.expect("a read") == 0 {
                 break;
             }
