@@ -20,8 +20,9 @@ local FIRST, WORDS = 8, 3
 local numbered = {}
 local function numbered_address(number)
   if numbered[number] then return numbered[number] end
-  on(KEYS[2 * number + 1], KEYS[2 * number + 2])
   local at = FIRST + WORDS * (number - 1)
+  demand_right_to(ARGV[at])
+  on(KEYS[2 * number + 1], KEYS[2 * number + 2])
   local epoch, offset = unpack(redis.call('HMGET', NUMBERING, 'epoch', 'offset'))
   redis.call('XLEN', HISTORY)
   if not epoch or not is_of_this_run(epoch) then epoch, offset = begin(epoch, redis.call), '0' end
@@ -36,8 +37,8 @@ end
 -- written before this, and its result, if it has a key, is the first.
 local function publish(to, message, result_key, digest)
   local number = tonumber(to)
-  demand_right_to(number and ARGV[FIRST + WORDS * (number - 1)] or to)
   if not number then
+    demand_right_to(to)
     if result_key then redis.call('SET', result_key, digest .. '|', 'PX', retention) end
     redis.call('PUBLISH', to, message)
     return
