@@ -33,6 +33,9 @@ pub(crate) trait Fixture: Sized + Send + Sync + 'static {
     /// Whether what expires is given up in its own time, and not only when somebody looks.
     const EXPIRES_AT_ONCE: bool = false;
 
+    /// Whether its time passes only when it is told to.
+    const BY_HAND: bool = false;
+
     /// An empty store.
     async fn start(settings: Settings) -> Self;
 

@@ -1,6 +1,7 @@
 //! One suite for every implementation of the backplane: what a gateway may rely on, whichever it is given. Each test is
 //! here once and runs for each of them: `memory::a_confirm_on_another_node_ends_the_wait`,
-//! `redis::a_confirm_on_another_node_ends_the_wait`, and `cluster::…` for a Redis Cluster. `model` compares them with each other.
+//! `redis::a_confirm_on_another_node_ends_the_wait`, and `cluster::…` for a Redis Cluster. `model` compares them with each other,
+//! and `time` does so while time passes.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in a test that is how to say that it failed")]
 
 #[path = "../support/mod.rs"]
@@ -25,6 +26,7 @@ mod opening;
 mod presence;
 mod publishing;
 mod receipts;
+mod time;
 mod trail;
 mod words;
 

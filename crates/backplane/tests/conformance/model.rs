@@ -4,7 +4,7 @@
 use std::fmt::Debug;
 
 use countersign_backplane::{
-    Callback, Channel, HistoryPolicy, Publication, Settings,
+    Callback, Channel, HistoryPolicy, Publication, Settings, Wanted,
     callbacks::{Answerer, CancelledTask, Canceller, Confirm, Confirmed, OpenCallback, TaskState, Withdrawn},
 };
 use countersign_protocol::{Address, Answer, CallbackId, Decision, Partition, Payload, Position, producer::Published};
@@ -15,6 +15,7 @@ use crate::{
     fixture::{Fixture, Node},
     on_memory::OnMemory,
     on_redis::OnRedis,
+    time::units,
     words::{FAR, TEN, bare, head, key, task, topic, topic_channel, user},
 };
 
@@ -23,37 +24,88 @@ const LONGEST: usize = 60;
 
 /// Callback `n` asks user `n % 3`; half of all are the first user's, so that the limit is met.
 const SLOTS: u8 = 12;
-const USERS: [&str; 3] = ["alice", "bob {*}:%", "ünï"];
-const TASKS: [&str; 2] = ["t", "a task: {x} %41"];
+pub(crate) const USERS: [&str; 3] = ["alice", "bob {*}:%", "ünï"];
+pub(crate) const TASKS: [&str; 2] = ["t", "a task: {x} %41"];
 const ADDRESSES: u8 = 3;
-const LIMIT: u64 = 3;
+pub(crate) const LIMIT: u64 = 3;
 
 #[derive(Debug, Clone)]
-enum Step {
-    Open { slot: u8, task: u8, key: Option<(u8, u8)>, plain: bool },
-    Confirm { slot: u8, by: u8, answer_id: Option<u8>, proceed: bool, judged: bool },
-    Read { slot: u8 },
-    Withdraw { slot: u8 },
-    CancelTask { user: u8, task: u8, by: u8 },
-    CancelTasksNamed { task: u8, by: u8 },
-    Lift { user: Option<u8>, task: u8 },
-    Task { user: u8, task: u8 },
-    OpenCallbacks { user: u8 },
-    AllOpenCallbacks { most: u8 },
-    Publish { address: u8, size: u8, key: Option<u8>, n: u8 },
-    PublishAll { items: Vec<(u8, u8, Option<u8>, u8)> },
-    History { address: u8, current: bool, offset: u8, most: u8 },
-    Beginning { address: u8 },
+pub(crate) enum Step {
+    /// Without `soon`, its deadline is not met.
+    Open {
+        slot: u8,
+        task: u8,
+        key: Option<(u8, u8)>,
+        plain: bool,
+        soon: Option<u8>,
+    },
+    Confirm {
+        slot: u8,
+        by: u8,
+        answer_id: Option<u8>,
+        proceed: bool,
+        judged: bool,
+    },
+    Read {
+        slot: u8,
+    },
+    Withdraw {
+        slot: u8,
+    },
+    CancelTask {
+        user: u8,
+        task: u8,
+        by: u8,
+    },
+    CancelTasksNamed {
+        task: u8,
+        by: u8,
+    },
+    Lift {
+        user: Option<u8>,
+        task: u8,
+    },
+    Task {
+        user: u8,
+        task: u8,
+    },
+    OpenCallbacks {
+        user: u8,
+    },
+    AllOpenCallbacks {
+        most: u8,
+    },
+    Publish {
+        address: u8,
+        size: u8,
+        key: Option<u8>,
+        n: u8,
+    },
+    PublishAll {
+        items: Vec<(u8, u8, Option<u8>, u8)>,
+    },
+    History {
+        address: u8,
+        current: bool,
+        offset: u8,
+        most: u8,
+    },
+    Beginning {
+        address: u8,
+    },
     Positions,
     Sweep,
 }
 
-fn step() -> impl Strategy<Value = Step> {
+/// `timed` where deadlines may be met.
+pub(crate) fn step(timed: bool) -> impl Strategy<Value = Step> {
     let (users, tasks) = (0..3u8, 0..2u8);
     let published = || (0..ADDRESSES, prop_oneof![Just(0u8), Just(2), Just(5)], option::weighted(0.4, 0..3u8), 0..3u8);
     prop_oneof![
-        8 => (0..SLOTS, tasks.clone(), option::of((0..3u8, 0..2u8)), prop::bool::weighted(0.7))
-            .prop_map(|(slot, task, key, plain)| Step::Open { slot, task, key, plain }),
+        8 => (0..SLOTS, tasks.clone(), option::of((0..3u8, 0..2u8)), prop::bool::weighted(0.7), option::of(0..3u8))
+            .prop_map(move |(slot, task, key, plain, soon)| {
+                Step::Open { slot, task, key, plain, soon: soon.filter(|_| timed) }
+            }),
         5 => (0..SLOTS, 0..4u8, option::of(0..2u8), any::<bool>(), any::<bool>())
             .prop_map(|(slot, by, answer_id, proceed, judged)| Step::Confirm { slot, by, answer_id, proceed, judged }),
         2 => (0..SLOTS).prop_map(|slot| Step::Read { slot }),
@@ -78,7 +130,7 @@ fn step() -> impl Strategy<Value = Step> {
 fn random_steps_have_equal_outcomes_on_memory_and_redis() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let config = ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() };
-    let result = TestRunner::new(config).run(&vec(step(), 1..LONGEST), |steps| {
+    let result = TestRunner::new(config).run(&vec(step(false), 1..LONGEST), |steps| {
         let (memory, redis) =
             runtime.block_on(async { (World::<OnMemory>::run(&steps).await, World::<OnRedis>::run(&steps).await) });
         for (n, (step, (memory, redis))) in steps.iter().zip(memory.outcomes.iter().zip(&redis.outcomes)).enumerate() {
@@ -93,17 +145,21 @@ fn random_steps_have_equal_outcomes_on_memory_and_redis() {
 }
 
 /// One implementation with two nodes that take turns.
-struct World<F> {
-    fixture: F,
+pub(crate) struct World<F> {
+    pub(crate) fixture: F,
     nodes: [Node; 2],
+    channels: Vec<Channel>,
+    /// Keeps the channels heard.
+    _wanted: Vec<Wanted>,
     /// Epochs in the order of their appearance, which is the same everywhere though they are random.
     epochs: Vec<String>,
 }
 
 /// What a world says, without what may differ: times, epochs, and the order where there is none.
-struct Story {
-    outcomes: Vec<String>,
-    heard: Vec<(String, Vec<Normal>)>,
+#[derive(Debug, PartialEq)]
+pub(crate) struct Story {
+    pub(crate) outcomes: Vec<String>,
+    pub(crate) heard: Vec<(String, Vec<Normal>)>,
 }
 
 /// A message and its position, without times and with epochs by their number.
@@ -144,9 +200,17 @@ fn canceller(by: u8) -> Canceller {
 impl<F: Fixture> World<F> {
     async fn run(steps: &[Step]) -> Story {
         let settings = Settings { guests: true, callback_user_limit: LIMIT, ..Settings::default() };
+        let mut world = Self::begin(settings).await;
+        let mut outcomes = Vec::new();
+        for (n, step) in steps.iter().enumerate() {
+            outcomes.push(world.step(n, step).await);
+        }
+        world.finish(outcomes).await
+    }
+
+    pub(crate) async fn begin(settings: Settings) -> Self {
         let fixture = F::start(settings).await;
         let nodes = [fixture.node("one").await, fixture.node("two").await];
-        let mut world = Self { fixture, nodes, epochs: Vec::new() };
         let channels = USERS
             .map(|name| Channel::User(user(name)))
             .into_iter()
@@ -157,18 +221,24 @@ impl<F: Fixture> World<F> {
             .collect::<Vec<_>>();
         let mut wanted = Vec::new();
         for channel in &channels {
-            wanted.push(world.nodes[1].hear(channel).await);
+            wanted.push(nodes[1].hear(channel).await);
         }
-        let mut outcomes = Vec::new();
-        for (n, step) in steps.iter().enumerate() {
-            outcomes.push(world.step(n, step).await);
-        }
+        Self { fixture, nodes, channels, _wanted: wanted, epochs: Vec::new() }
+    }
+
+    /// The node whose turn it is.
+    pub(crate) fn node(&self, n: usize) -> &Node {
+        &self.nodes[n % 2]
+    }
+
+    /// What was heard, with the outcomes of the steps.
+    pub(crate) async fn finish(mut self, outcomes: Vec<String>) -> Story {
         let mut heard = Vec::new();
-        for channel in &channels {
-            let on_channel = world.fixture.heard_so_far(&world.nodes[1], channel).await;
+        for channel in &std::mem::take(&mut self.channels) {
+            let on_channel = self.fixture.heard_so_far(&self.nodes[1], channel).await;
             let on_channel = on_channel
                 .into_iter()
-                .map(|heard| (heard.position.map(|position| world.position(position)), timeless(&heard.payload)));
+                .map(|heard| (heard.position.map(|position| self.position(position)), timeless(&heard.payload)));
             heard.push((channel.name(), on_channel.collect::<Vec<_>>()));
         }
         // The users of a named task are in no order, nor are the callbacks that one cancellation ends.
@@ -184,18 +254,18 @@ impl<F: Fixture> World<F> {
         Story { outcomes, heard }
     }
 
-    async fn step(&mut self, n: usize, step: &Step) -> String {
+    pub(crate) async fn step(&mut self, n: usize, step: &Step) -> String {
         let node = &self.nodes[n % 2];
         let task_of = |n: u8| task(TASKS[usize::from(n)]);
         let user_of = |n: u8| user(USERS[usize::from(n)]);
         match step.clone() {
-            Step::Open { slot, task: of, key: named, plain } => {
+            Step::Open { slot, task: of, key: named, plain, soon } => {
                 let open = OpenCallback {
                     id: id(slot),
                     user: user(owner(slot)),
                     task: task_of(of),
                     message_head: head(id(slot), owner(slot)),
-                    timeout: FAR,
+                    timeout: soon.map_or(FAR, units),
                     on_timeout: countersign_protocol::OnTimeout::Decline,
                     plain,
                     key: named.map(|(name, digest)| (key(&format!("k{name}")), format!("digest {digest}"))),
@@ -312,7 +382,7 @@ impl<F: Fixture> World<F> {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "every caller has just made it")]
-fn text<T: Debug, E: Debug>(result: Result<T, E>) -> String {
+pub(crate) fn text<T: Debug, E: Debug>(result: Result<T, E>) -> String {
     format!("{result:?}")
 }
 
@@ -355,7 +425,7 @@ fn the_steps_meet_every_outcome() {
     let mut runner = TestRunner::deterministic();
     let mut all = String::new();
     for _ in 0..CASES {
-        let steps = vec(step(), 1..LONGEST).new_tree(&mut runner).unwrap().current();
+        let steps = vec(step(false), 1..LONGEST).new_tree(&mut runner).unwrap().current();
         all += &runtime.block_on(World::<OnMemory>::run(&steps)).outcomes.join("\n");
     }
     let expected = [

@@ -25,6 +25,7 @@ pub(crate) struct OnMemory {
 #[async_trait]
 impl Fixture for OnMemory {
     const EXPIRES_AT_ONCE: bool = true;
+    const BY_HAND: bool = true;
 
     async fn start(settings: Settings) -> Self {
         let clock = Arc::new(ManualClock::default());
