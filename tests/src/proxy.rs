@@ -1,6 +1,7 @@
 //! A TCP connection with a switch: between a node and its Redis, or a client and its node, when a test
 //! wants the network to be late, to stall, to break, or to forget.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,7 +12,7 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 
 /// What the proxy does with bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,8 @@ enum Whose {
 struct Weather {
     network: Network,
     late_by: Duration,
+    /// Replies to commands are later than that by this much.
+    replies_late_by: Duration,
     /// Connections with a lower number are forgotten.
     forgotten: u64,
     /// Connections with a lower number are reset.
@@ -60,7 +63,9 @@ impl TcpProxy {
         let target = target.into();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("the loopback has a free port");
         let address = listener.local_addr().expect("a bound listener");
-        let fine = Weather { network: Network::Flowing, late_by: Duration::ZERO, forgotten: 0, reset: 0 };
+        let on_time = Duration::ZERO;
+        let network = Network::Flowing;
+        let fine = Weather { network, late_by: on_time, replies_late_by: on_time, forgotten: 0, reset: 0 };
         let (weather, watching) = watch::channel(fine);
         let accepted = Arc::<AtomicU64>::default();
         let counting = Arc::clone(&accepted);
@@ -105,10 +110,18 @@ impl TcpProxy {
 
     /// Bytes pass again, in time; stalled ones arrive now.
     pub fn resume(&self) {
-        self.weather.send_modify(|weather| (weather.network, weather.late_by) = (Network::Flowing, Duration::ZERO));
+        self.weather.send_modify(|weather| {
+            weather.network = Network::Flowing;
+            (weather.late_by, weather.replies_late_by) = (Duration::ZERO, Duration::ZERO);
+        });
     }
 
-    /// Every piece of up to 16 KiB is this late, in each direction.
+    /// Between a node and Redis: replies to commands are this late. Commands, and what is published, pass in time.
+    pub fn delay_replies(&self, late_by: Duration) {
+        self.weather.send_modify(|weather| weather.replies_late_by = late_by);
+    }
+
+    /// Everything is this late, in each direction.
     pub fn delay(&self, late_by: Duration) {
         self.weather.send_modify(|weather| weather.late_by = late_by);
     }
@@ -168,8 +181,8 @@ async fn serve(mut client: TcpStream, target: String, road: Road) {
         let (mut server_reads, mut server_writes) = server.split();
         // Either direction's end ends both: a half-closed connection is not what these tests are about.
         tokio::select! {
-            stop = pump(&mut client_reads, &mut server_writes, road.clone()) => stop,
-            stop = pump(&mut server_reads, &mut client_writes, road) => stop,
+            stop = pump(&mut client_reads, &mut server_writes, road.clone(), Direction::Forth) => stop,
+            stop = pump(&mut server_reads, &mut client_writes, road, Direction::Back) => stop,
         }
     };
     match stop {
@@ -190,37 +203,66 @@ async fn vanish(mut peer: TcpStream) {
     while matches!(peer.read(&mut buffer).await, Ok(count) if count > 0) {}
 }
 
-async fn pump(from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>, mut road: Road) -> Stop {
+/// From which peer bytes come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Direction {
+    Forth,
+    Back,
+}
+
+async fn pump(from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>, mut road: Road, direction: Direction) -> Stop {
     let mut buffer = vec![0; 16 * 1024];
+    // What was read, and when it is passed on. Late bytes do not make those behind them later still.
+    let mut under_way: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
+    let mut ended = false;
     loop {
-        let count = tokio::select! {
-            read = from.read(&mut buffer) => match read {
-                Ok(count) if count > 0 => count,
-                // A forgotten connection's end is not passed on.
-                _ => return road.passable().await.err().unwrap_or(Stop::Ended),
-            },
-            stop = road.blocked() => return stop,
-        };
-        let bytes = buffer.get(..count).unwrap_or_default();
-        if bytes.windows(SUBSCRIBE.len()).any(|window| window.eq_ignore_ascii_case(SUBSCRIBE)) {
-            road.subscribes.store(true, Ordering::Relaxed);
+        let due = under_way.front().map(|(due, _)| *due);
+        if due.is_none() && ended {
+            // A forgotten connection's end is not passed on.
+            return road.passable().await.err().unwrap_or(Stop::Ended);
         }
-        let late_by = road.weather.borrow().late_by;
-        if !late_by.is_zero() {
-            sleep(late_by).await;
-        }
-        if let Err(stop) = road.passable().await {
-            return stop;
-        }
-        if to.write_all(bytes).await.is_err() {
-            return Stop::Ended;
+        tokio::select! {
+            biased;
+            stop = road.clone().blocked() => return stop,
+            () = async { sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {
+                let Some((_, bytes)) = under_way.pop_front() else { continue };
+                if let Err(stop) = road.passable().await {
+                    return stop;
+                }
+                if to.write_all(&bytes).await.is_err() {
+                    return Stop::Ended;
+                }
+            }
+            read = from.read(&mut buffer), if !ended && under_way.len() < MOST_UNDER_WAY => {
+                let bytes = match read {
+                    Ok(count) if count > 0 => buffer.get(..count).unwrap_or_default().to_vec(),
+                    _ => {
+                        ended = true;
+                        continue;
+                    }
+                };
+                if bytes.windows(SUBSCRIBE.len()).any(|window| window.eq_ignore_ascii_case(SUBSCRIBE)) {
+                    road.subscribes.store(true, Ordering::Relaxed);
+                }
+                under_way.push_back((Instant::now() + road.late_by(direction), bytes));
+            }
         }
     }
 }
 
+/// Pieces that are late, in one direction of one connection.
+const MOST_UNDER_WAY: usize = 1000;
+
 const SUBSCRIBE: &[u8] = b"\r\nSUBSCRIBE\r\n";
 
 impl Road {
+    /// How late what comes from there is.
+    fn late_by(&self, direction: Direction) -> Duration {
+        let Weather { late_by, replies_late_by, .. } = *self.weather.borrow();
+        let is_reply = direction == Direction::Back && !self.subscribes.load(Ordering::Relaxed);
+        if is_reply { late_by + replies_late_by } else { late_by }
+    }
+
     /// Returns when bytes may pass.
     async fn passable(&mut self) -> Result<(), Stop> {
         let Self { number, subscribes, weather } = self;
@@ -235,7 +277,7 @@ impl Road {
     }
 
     /// Returns when the connection is at its end, or the proxy is gone.
-    async fn blocked(&mut self) -> Stop {
+    async fn blocked(mut self) -> Stop {
         let number = self.number;
         let now = self.weather.wait_for(|now| stopped(number, now).is_some()).await;
         now.ok().and_then(|now| stopped(number, &now)).unwrap_or(Stop::Ended)
@@ -369,6 +411,21 @@ mod tests {
             proxy.resume();
             assert_eq!(hears(still).await, b"one");
         }
+    }
+
+    #[tokio::test]
+    async fn late_replies_are_those_to_commands() {
+        let proxy = TcpProxy::to(echo().await).await;
+        let mut subscriber = TcpStream::connect(proxy.address()).await.expect("proxy");
+        let mut commands = TcpStream::connect(proxy.address()).await.expect("proxy");
+        says(&mut subscriber, b"*2\r\n$9\r\nSUBSCRIBE\r\n$1\r\na\r\n").await;
+        assert!(!hears(&mut subscriber).await.is_empty());
+        proxy.delay_replies(Duration::from_secs(3600));
+        says(&mut commands, b"one").await;
+        says(&mut subscriber, b"two").await;
+        assert_eq!(hears(&mut subscriber).await, b"two");
+        let early = timeout(Duration::from_millis(100), hears(&mut commands)).await;
+        assert!(early.is_err(), "a late reply arrived: {early:?}");
     }
 
     #[tokio::test]

@@ -5,9 +5,10 @@
 #![allow(clippy::large_futures, reason = "a test has a handful of futures, not one for each connection")]
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use harness::audit::print_figures;
-use harness::{Api, Cluster, Device, Node, RedisServer, TcpProxy, callback_id};
+use harness::{Api, Cluster, Device, Node, RedisServer, TcpProxy, callback_id, fault_lasts};
 use serde_json::{Value, json};
 
 /// A device, and what it shows: the rules are those of every client.
@@ -199,4 +200,80 @@ async fn after_redis_was_restarted_every_device_is_told_again_what_is_open() {
         }
     }
     println!("devices {}, told again what is open {told}, still showing what is over 0", 2 * USERS);
+}
+
+/// Between the ends of two users' questions, and how many users there are: their ends are spread over the time in which
+/// a node reads what it missed, with two replies that are late one after the other.
+const BETWEEN: Duration = Duration::from_millis(60);
+const LATE_BY: Duration = Duration::from_millis(300);
+
+/// One after the other, each user's first question ends and another one is asked, through a node that works.
+async fn end_and_ask(api: &Api, questions: &[(String, String)]) -> Vec<String> {
+    let mut asked = Vec::new();
+    for (user, ended) in questions {
+        api.delete(&format!("/v1/callbacks/{ended}")).await.expect_status(200);
+        asked.push(api.ask(user, "second", json!({})).await);
+        fault_lasts(BETWEEN).await;
+    }
+    asked
+}
+
+/// A node whose commands are answered late, another one that works, and one question of each user.
+async fn late_node() -> (RedisServer, TcpProxy, [Node; 2], Vec<(String, String)>) {
+    let redis = RedisServer::start().await;
+    let proxy = TcpProxy::to(redis.address()).await;
+    let late = Node::builder().env("REDIS_URL", format!("redis://{}/0", proxy.address())).start().await;
+    let other = Node::builder().redis(&redis).start().await;
+    let mut questions = Vec::new();
+    for user in 0..USERS {
+        let user = format!("user-{user}");
+        let id = other.api().ask(&user, "first", json!({})).await;
+        questions.push((user, id));
+    }
+    (redis, proxy, [late, other], questions)
+}
+
+#[tokio::test]
+async fn what_ends_while_the_node_reads_what_it_missed_does_not_come_back() {
+    let (redis, proxy, [late, other], questions) = late_node().await;
+    let mut screens = Vec::new();
+    for (user, _) in &questions {
+        screens.push(Screen::connect(&late.ws_url(), user).await);
+    }
+    proxy.delay_replies(LATE_BY);
+    let _: u64 = redis.query(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    for (user, _) in &questions {
+        redis.wait_for_listeners(&format!("cs:user:{user}"), 1).await;
+    }
+    let asked = end_and_ask(&other.api(), &questions).await;
+    for (((user, _), screen), asked) in questions.iter().zip(&mut screens).zip(asked) {
+        while screen.lists < 2 {
+            screen.look().await;
+        }
+        screen.until_it_shows(user, &BTreeSet::from([asked.clone()])).await;
+        screen.up_to_date().await;
+        assert_eq!(screen.open, BTreeSet::from([asked]), "{user}");
+    }
+    let figures = format!("devices {USERS}, ended and asked while it was read {USERS}, wrong 0");
+    print_figures("replies to the node's commands 0.3 s late", figures);
+}
+
+#[tokio::test]
+async fn what_ends_while_a_device_connects_does_not_stay() {
+    let (_redis, proxy, [late, other], questions) = late_node().await;
+    proxy.delay_replies(LATE_BY);
+    let connecting: Vec<_> = questions
+        .iter()
+        .map(|(user, _)| {
+            let (url, user) = (late.ws_url(), user.clone());
+            tokio::spawn(async move { Screen::connect(&url, &user).await })
+        })
+        .collect();
+    let asked = end_and_ask(&other.api(), &questions).await;
+    for (((user, _), connecting), asked) in questions.iter().zip(connecting).zip(asked) {
+        let mut screen = connecting.await.expect("it connects");
+        screen.until_it_shows(user, &BTreeSet::from([asked.clone()])).await;
+        screen.up_to_date().await;
+        assert_eq!(screen.open, BTreeSet::from([asked]), "{user}");
+    }
 }

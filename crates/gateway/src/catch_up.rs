@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use countersign_backplane::{BackplaneError, Channel, History};
-use countersign_protocol::{Address, Event, Position};
+use countersign_protocol::{Address, Event, Position, UserId};
 use futures_util::{StreamExt, stream};
 
 use crate::{
@@ -39,22 +39,36 @@ pub(crate) async fn catch_up(node: Arc<Node>) {
     }
 }
 
-/// Fills every hole that there is. Whether all are filled.
+/// What members may have missed.
+enum Behind {
+    /// Messages of an address after this position.
+    Messages(Channel, Option<Position>),
+    /// Which questions of a user are open.
+    Questions(UserId),
+}
+
+/// Catches up with everything that may have been missed. Whether nothing is left.
 async fn round(node: &Node) -> bool {
-    let filled = stream::iter(node.hub.holding()).map(|(channel, since)| async move {
-        match node.fill(&channel, since).await {
-            Ok(another) => !another,
-            Err(error) => {
+    let messages = node.hub.holding().into_iter().map(|(channel, since)| Behind::Messages(channel, since));
+    let questions = node.hub.without_list().into_iter().map(Behind::Questions);
+    let behind: Vec<Behind> = messages.chain(questions).collect();
+    let steps = stream::iter(behind).map(|behind| async move {
+        match behind {
+            Behind::Messages(channel, since) => node.fill(&channel, since).await.unwrap_or_else(|error| {
                 tracing::debug!(channel = ?channel.name(), %error, "a hole is not filled yet");
-                false
-            }
+                true
+            }),
+            Behind::Questions(user) => node.list(&user).await.unwrap_or_else(|error| {
+                tracing::debug!(?user, %error, "a list of open callbacks is not read yet");
+                true
+            }),
         }
     });
-    filled.buffer_unordered(AT_ONCE).fold(true, |all, filled| async move { all && filled }).await
+    steps.buffer_unordered(AT_ONCE).fold(true, |none, left| async move { none && !left }).await
 }
 
 impl Node {
-    /// Fills the hole of one address. Whether that showed another one.
+    /// Fills the hole of one address. Whether another one is left.
     async fn fill(&self, channel: &Channel, since: Option<Position>) -> Result<bool, GatewayError> {
         if let Channel::Presence(topic) = channel {
             return Ok(self.hub.release(channel, self.missed_presence(topic).await?));
@@ -62,14 +76,13 @@ impl Node {
         let Some(address) = channel.address() else { return Ok(false) };
         let missed = self.missed(&address, since).await?;
         self.metrics.caught_up(&missed);
-        let another = self.hub.release(channel, missed);
-        if let Channel::User(user) = channel {
-            let (frames, _) = self.open_callback_frames(user).await?;
-            for frame in &frames {
-                self.hub.tell(channel, frame);
-            }
-        }
-        Ok(another)
+        Ok(self.hub.release(channel, missed))
+    }
+
+    /// Tells a user's connections what is open. Whether that has to be read again.
+    async fn list(&self, user: &UserId) -> Result<bool, GatewayError> {
+        let open = self.open_questions(user).await?;
+        Ok(self.hub.list(user, open))
     }
 
     async fn missed(&self, address: &Address, since: Option<Position>) -> Result<Missed, BackplaneError> {

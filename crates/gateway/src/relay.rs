@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use countersign_backplane::{Audience, Channel, ChannelNumber, Heard, Listener, Observation};
-use countersign_protocol::{Address, CallbackId, Decision, FieldError, MessageId, Payload, Position, notification};
+use countersign_protocol::{Address, CallbackId, Decision, FieldError, Kind, MessageId, Payload, Position};
 use tokio::sync::Notify;
 
 use crate::{
@@ -140,28 +140,23 @@ impl Listener for Relay {
 impl Frame {
     /// A message with its routing facts.
     pub(crate) fn of_message(message: &Payload, address: Address, position: Option<Position>) -> Self {
-        let question = notification::callback_of(message);
+        // What says that a callback was opened or has ended has no place in a history.
+        let kind = if position.is_none() { Kind::of(message) } else { Kind::Other };
         Self::written(message.routed_bytes(), |text| {
             message.append_routed(&address, position.as_ref(), text);
-            let may_be_dropped = (question.is_none() && !is_state(message)).then_some(address);
-            Facts { question, position, may_be_dropped }
+            // A client that misses a question, or the end of one or of a task, shows what is not so.
+            let may_be_dropped = (!kind.is_state()).then_some(address);
+            Facts { kind, position, may_be_dropped }
         })
     }
 
     /// A message as it is.
     fn unrouted(message: &Payload) -> Self {
-        let facts = Facts { question: notification::callback_of(message), ..Facts::default() };
+        let facts = Facts { kind: Kind::of(message), ..Facts::default() };
         Self::with(message.bytes(), facts)
     }
 }
 
-/// Whether it says what became of a callback or a task: a client that missed it would show what is over.
-fn is_state(message: &Payload) -> bool {
-    STATE.iter().any(|beginning| message.bytes().starts_with(beginning))
-}
-
-/// How the backplane and the gateway begin these events.
-const STATE: [&[u8]; 2] = [br#"{"type":"callback_resolved""#, br#"{"type":"task_cancelled""#];
 /// Of one turn, so that memory and the time until the next turn are bounded: a socket's buffer takes about as much, and nothing
 /// is gained by longer writes.
 const TURN_BYTES: usize = 128 * 1024;
@@ -185,6 +180,26 @@ mod tests {
         fn poll_writable(&self, _: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
             std::task::Poll::Pending
         }
+    }
+
+    #[test]
+    fn a_slow_reader_may_miss_a_message_and_nothing_that_says_what_is_open() {
+        let id = "07-000000000000000000000000000000ab";
+        let frame = |text: String, position| {
+            let message = Payload::parse(text.into()).unwrap();
+            Frame::of_message(&message, Address::Broadcast, position)
+        };
+        for state in [
+            format!(r#"{{"type":"task_step_result","callback_id":"{id}"}}"#),
+            format!(r#"{{"type":"callback_resolved","callback_id":"{id}"}}"#),
+            r#"{"type":"task_cancelled","user_id":null,"task_id":"t"}"#.to_owned(),
+        ] {
+            assert_eq!(frame(state.clone(), None).may_be_dropped(), None, "{state}");
+            let kept = frame(state, Some(Position::new("e", 1)));
+            assert_eq!(kept.may_be_dropped(), Some(&Address::Broadcast), "what a history has is a message");
+            assert_eq!((kept.question(), kept.end()), (None, None));
+        }
+        assert_eq!(frame(r#"{"type":"x"}"#.to_owned(), None).may_be_dropped(), Some(&Address::Broadcast));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use countersign_protocol::{Address, Event, Position, Subscription, TopicName, Us
 use futures_util::future::join_all;
 
 use crate::{
-    hub::{Frame, Joining, NotJoined},
+    hub::{Frame, Joining, NotJoined, OpenQuestions},
     node::Node,
     session::{Session, Wrong},
 };
@@ -80,12 +80,13 @@ impl Session {
         let pasts = join_all(addresses.iter().map(|address| self.node.past(address, since_of(address))));
         let open = async {
             match &user {
-                Some(user) => self.node.open_callback_frames(user).await,
-                None => Ok((Vec::new(), HashSet::new())),
+                Some(user) => self.node.open_questions(user).await.map(Some),
+                None => Ok(None),
             }
         };
         let (pasts, open) = futures_util::join!(pasts, open);
-        let (open, known) = open?;
+        let open = open?;
+        let known = open.as_ref().map(OpenQuestions::ids).unwrap_or_default();
         let pasts = pasts.into_iter().collect::<Result<Vec<Past>, BackplaneError>>()?;
         if !pasts.iter().all(|past| self.membership.outbox().may_replay(&past.missed)) {
             self.membership.outbox().close(close::RESYNC);
@@ -107,8 +108,8 @@ impl Session {
             }
             .to_json(),
         ));
-        for frame in &open {
-            self.membership.outbox().owe(frame);
+        for frame in open.into_iter().flat_map(OpenQuestions::into_frames) {
+            self.membership.outbox().owe(&frame);
         }
         for (joining, past) in joinings.into_iter().zip(pasts) {
             joining.complete(&past.missed, past.position.as_ref(), &known);
@@ -225,9 +226,9 @@ impl Session {
         let mut known = HashSet::new();
         if let Some(user) = user {
             self.register(user).await?;
-            let (open, ids) = self.node.open_callback_frames(user).await?;
-            first.extend(open);
-            known = ids;
+            let open = self.node.open_questions(user).await?;
+            known = open.ids();
+            first.extend(open.into_frames());
             self.become_user(user);
         }
         joining.complete(&first, past.position.as_ref(), &known);

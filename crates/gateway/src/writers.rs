@@ -66,3 +66,63 @@ impl Drop for Unwritten {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        sync::atomic::{AtomicUsize, Ordering},
+        task::{Context, Poll, Wake, Waker},
+    };
+
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::hub::{Frame, OutboxLimits, Sink, WhenFull};
+
+    /// A socket that takes everything, and how often it was written to.
+    struct Open(Arc<AtomicUsize>);
+
+    impl Sink for Open {
+        fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Ok(bytes.len())
+        }
+
+        fn poll_writable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// The task of a connection.
+    struct Owner(AtomicUsize);
+
+    impl Wake for Owner {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_cancelled_fan_out_has_not_written_is_written_by_the_connections() {
+        let writes: Arc<AtomicUsize> = Arc::default();
+        let limits = OutboxLimits { bytes: 1000, frames: 10, when_full: WhenFull::Close };
+        let outboxes: Vec<_> =
+            (0..SLICE + 3).map(|_| Arc::new(Outbox::new(limits, None, Box::new(Open(Arc::clone(&writes)))))).collect();
+        let owners: Vec<_> = outboxes.iter().map(|_| Arc::new(Owner(AtomicUsize::new(0)))).collect();
+        let serve = |outbox: &Arc<Outbox>, owner: &Arc<Owner>| {
+            let waker = Waker::from(Arc::clone(owner));
+            assert!(outbox.poll_attention(&mut Context::from_waker(&waker)).is_pending());
+        };
+        outboxes.iter().zip(&owners).for_each(|(outbox, owner)| serve(outbox, owner));
+        for outbox in &outboxes {
+            assert!(outbox.put(&[Frame::plain("{}")]), "nobody else is about to write it");
+        }
+        assert!(Writers::new(1).write(outboxes.clone()).now_or_never().is_none(), "it gives way after a slice");
+        assert_eq!(writes.load(Ordering::Relaxed), SLICE);
+        let woken = |from: usize| owners.iter().skip(from).map(|owner| owner.0.load(Ordering::Relaxed)).sum::<usize>();
+        assert_eq!((woken(0), woken(SLICE)), (3, 3), "those that were not written");
+        outboxes.iter().zip(&owners).for_each(|(outbox, owner)| serve(outbox, owner));
+        assert_eq!(writes.load(Ordering::Relaxed), outboxes.len());
+    }
+}

@@ -11,6 +11,7 @@
 //! - [`event`]: what the gateway says to clients.
 //! - [`callback`]: statuses, decisions and what a decision is made of.
 //! - [`notification`]: the body that opens a callback, and the message that clients see of it.
+//! - [`kind`]: whether a payload is a question, the end of one, or something else.
 //! - [`question`]: options and schema of a callback: is this answer one that was offered?
 //! - [`schema`]: the flat JSON Schema of an answer's data.
 //! - [`heartbeat`]: the body that starts a heartbeat, and the message of each beat.
@@ -29,6 +30,7 @@ pub mod fields;
 pub mod heartbeat;
 pub mod ids;
 pub mod json;
+pub mod kind;
 pub mod notification;
 pub mod payload;
 pub mod position;
@@ -46,6 +48,7 @@ pub use fields::FieldError;
 pub use ids::{
     CallbackId, ConnectionId, IdempotencyKey, MessageId, NodeId, Partition, ReplyName, TaskId, TopicName, UserId,
 };
+pub use kind::Kind;
 pub use notification::Notification;
 pub use payload::Payload;
 pub use position::Position;

@@ -11,7 +11,7 @@ use crate::{
     fields::{FieldError, Fields},
     ids::{CallbackId, IdempotencyKey, ReplyName, TaskId, UserId},
     json::DEEPEST,
-    payload::{JsonText, Payload},
+    payload::JsonText,
     question::Question,
 };
 
@@ -161,15 +161,6 @@ const FIELDS: [&str; 10] = [
 /// Of its `step_result`.
 const STEP_FIELDS: [&str; 7] = ["step", "result", "completed", "message", "status", "error_code", "error_message"];
 
-/// The start of every `task_step_result`, by which a node knows a question without parsing it.
-const MESSAGE_START: &[u8] = br#"{"type":"task_step_result","callback_id":""#;
-
-/// Of which callback a message is the question, if it is one that [`Notification::message_head`] wrote.
-pub fn callback_of(message: &Payload) -> Option<CallbackId> {
-    let id = message.bytes().strip_prefix(MESSAGE_START)?.get(..35)?;
-    CallbackId::parse(std::str::from_utf8(id).ok()?).ok()
-}
-
 fn shown(step: &Value, result: &Fields<'_>, raw: &Raw<'_>) -> Result<String, FieldError> {
     let optional = |name: &str| {
         result.text(name).map(|text| text.map_or_else(|| "null".to_owned(), |text| JsonText(text).to_string()))
@@ -215,7 +206,6 @@ fn canonical(map: Map<String, Value>) -> String {
 mod tests {
     use super::*;
     use crate::ids::Partition;
-    use bytes::Bytes;
     use serde_json::json;
 
     fn body() -> Value {
@@ -238,15 +228,6 @@ mod tests {
                 "message": "found 5 errors", "result": {"validated_rows": 1000}, "status": "completed", "completed": true, "error_code": null, "error_message": null,
                 "options": null, "deadline": 2.0, "timestamp": 1.0})
         );
-    }
-
-    #[test]
-    fn a_question_is_known_by_its_first_bytes() {
-        let notification = Notification::parse(body().to_string().as_bytes()).unwrap();
-        let id = CallbackId::new(Partition::of(&notification.user_id), 1);
-        let payload = Payload::parse(Bytes::from(notification.message_head(id) + "}")).unwrap();
-        assert_eq!(callback_of(&payload), Some(id));
-        assert_eq!(callback_of(&Payload::parse(Bytes::from_static(b"{\"type\":\"x\"}")).unwrap()), None);
     }
 
     #[test]

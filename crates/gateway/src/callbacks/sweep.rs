@@ -1,11 +1,14 @@
 //! What every node does for all callbacks: times out what is due when nobody touches it; and what a device is shown of
 //! those that are open.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use countersign_protocol::{CallbackId, Event, UserId};
+use countersign_protocol::{Address, UserId};
 
-use crate::{hub::Frame, node::Node};
+use crate::{
+    hub::{Frame, OpenQuestions},
+    node::Node,
+};
 
 /// Between two sweeps, halved to one and a half by chance so that nodes do not keep step.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -25,17 +28,11 @@ pub(crate) async fn sweep(node: Arc<Node>) {
 }
 
 impl Node {
-    /// A user's open callbacks and their complete list, as frames, and the same as a set.
-    pub(crate) async fn open_callback_frames(
-        &self,
-        user: &UserId,
-    ) -> countersign_backplane::Result<(Vec<Frame>, HashSet<CallbackId>)> {
+    /// A user's open callbacks, as frames.
+    pub(crate) async fn open_questions(&self, user: &UserId) -> countersign_backplane::Result<OpenQuestions> {
         let open = self.backplane.deliver_open_callbacks(user).await?;
-        let ids: Vec<CallbackId> = open.iter().map(|callback| callback.id).collect();
-        let address = countersign_protocol::Address::User(user.clone());
+        let address = Address::User(user.clone());
         let questions = open.iter().map(|callback| Frame::of_message(&callback.message, address.clone(), None));
-        let mut frames: Vec<Frame> = questions.collect();
-        frames.push(Frame::plain(Event::OpenCallbacks { callback_ids: ids.clone() }.to_json()));
-        Ok((frames, ids.into_iter().collect()))
+        Ok(OpenQuestions::new(questions.collect()))
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use countersign_protocol::{Address, CallbackId, Position};
+use countersign_protocol::{Address, CallbackId, Kind, Position};
 use countersign_ws::{Deflater, Header, Opcode, deflate::Agreed, frame};
 
 thread_local! {
@@ -29,8 +29,8 @@ pub(crate) struct Frame(Arc<Encoded>);
 /// What is said with a frame, beside its bytes.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Facts {
-    /// The callback whose question this is.
-    pub(crate) question: Option<CallbackId>,
+    /// Whether it is a question, the end of one, or something else.
+    pub(crate) kind: Kind,
     /// Its place in the history of its address.
     pub(crate) position: Option<Position>,
     /// The address of a message that a slow reader may miss, if it prefers that to being closed: no question, no reply, no end of
@@ -107,7 +107,18 @@ impl Frame {
 
     /// The callback whose question this is.
     pub(crate) fn question(&self) -> Option<CallbackId> {
-        self.0.facts.question
+        match self.0.facts.kind {
+            Kind::Question(id) => Some(id),
+            Kind::End(_) | Kind::TaskCancelled | Kind::Other => None,
+        }
+    }
+
+    /// The callback whose end this is.
+    pub(crate) fn end(&self) -> Option<CallbackId> {
+        match self.0.facts.kind {
+            Kind::End(id) => Some(id),
+            Kind::Question(_) | Kind::TaskCancelled | Kind::Other => None,
+        }
     }
 
     /// Its place in the history of its address.

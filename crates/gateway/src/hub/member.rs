@@ -111,6 +111,19 @@ impl Member {
         }
     }
 
+    /// Which questions are open. One that joins reads that itself, and hears what changes meanwhile.
+    pub(super) fn list(&mut self, frames: &[Frame], open: &HashSet<CallbackId>) {
+        match self.beginning.as_deref_mut() {
+            Some(Beginning { held: Some(_), .. }) => return,
+            // What it was told when it came may be newer than this list, which takes it away: it has to hear that again.
+            Some(Beginning { told: Some(told), .. }) => told.questions.retain(|id| open.contains(id)),
+            _ => {}
+        }
+        for frame in frames {
+            self.outbox.owe(frame);
+        }
+    }
+
     /// Its connection is to close.
     pub(super) fn close(&self, reason: close::Close) {
         self.outbox.close(reason);

@@ -10,6 +10,7 @@
 mod frame;
 mod joined;
 mod member;
+mod open_questions;
 mod outbox;
 mod room;
 mod rooms;
@@ -26,12 +27,13 @@ use std::{
 };
 
 use countersign_backplane::{Audience, ByAudience, Channel, ChannelNumber, Interest, Wanted};
-use countersign_protocol::{CallbackId, Position, close};
+use countersign_protocol::{CallbackId, Position, UserId, close};
 use slab::Slab;
 
 pub(crate) use frame::{Facts, Frame};
 use joined::Joined;
 use member::Member;
+pub(crate) use open_questions::OpenQuestions;
 pub(crate) use outbox::{Attention, Outbox, OutboxLimits, WhenFull};
 #[cfg(test)]
 pub(crate) use outbox::{Deaf, Sink};
@@ -120,14 +122,6 @@ impl Hub {
         turn
     }
 
-    /// Says something to every member of a room, outside of any history; to those who are joining after their first words.
-    pub(crate) fn tell(&self, channel: &Channel, frame: &Frame) {
-        let mut state = self.lock();
-        if let Some(room) = self.interest.number_of(channel).and_then(|number| state.rooms.get_mut(number)) {
-            room.tell(frame);
-        }
-    }
-
     /// The subscription of an audience is broken: every address of it, and who joins and leaves it, holds back what follows
     /// until [`Self::release`].
     pub(crate) fn interrupt(&self, audience: Audience) {
@@ -149,10 +143,16 @@ impl Hub {
         }
         for room in state.rooms.iter_mut() {
             let channel = room.channel();
-            // Who is still joining reads after this, or does not join.
+            // Who is still joining reads after this, or does not join. What is held back for those that have left is not for them.
             let fillable = channel.address().is_some() || matches!(channel, Channel::Presence(_));
-            if channel.audience() == audience && fillable && room.is_live() {
+            if channel.audience() != audience || !fillable {
+                continue;
+            }
+            if room.is_live() || room.holds() {
+                room.needs_list();
                 room.hold();
+            } else if room.lacks_list() {
+                room.needs_list();
             }
         }
     }
@@ -182,6 +182,34 @@ impl Hub {
         drop(state);
         turn.leave_to_owners();
         another
+    }
+
+    /// Users whose connections may show other questions than those that are open, and whose subscription is not broken: their
+    /// lists are read after this. In an order that does not depend on chance.
+    pub(crate) fn without_list(&self) -> Vec<UserId> {
+        let mut state = self.lock();
+        let State { rooms, broken, .. } = &mut *state;
+        let mut users: Vec<UserId> = rooms
+            .iter_mut()
+            .filter(|room| room.lacks_list() && !broken.of(room.channel().audience()))
+            .filter_map(|room| {
+                room.begin_reading();
+                match room.channel() {
+                    Channel::User(user) => Some(user),
+                    _ => None,
+                }
+            })
+            .collect();
+        drop(state);
+        users.sort_unstable();
+        users
+    }
+
+    /// Tells a user's connections which questions are open. Whether they have to be read again.
+    pub(crate) fn list(&self, user: &UserId, read: OpenQuestions) -> bool {
+        let mut state = self.lock();
+        let number = self.interest.number_of(&Channel::User(user.clone()));
+        number.and_then(|number| state.rooms.get_mut(number)).is_some_and(|room| room.list(read))
     }
 
     /// Tells every connection that the node drains.

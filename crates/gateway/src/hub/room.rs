@@ -6,7 +6,11 @@ use countersign_backplane::{Channel, Wanted};
 use countersign_protocol::Position;
 use smallvec::SmallVec;
 
-use super::{Frame, Turn, member::Member};
+use super::{
+    Frame, OpenQuestions, Turn,
+    member::Member,
+    open_questions::ListToRead,
+};
 #[cfg(test)]
 use crate::simulation::Flaw;
 
@@ -25,6 +29,8 @@ pub(super) struct Room {
     apart: bool,
     /// What was heard since the hole; `None` while there is none.
     held: Option<Box<Held>>,
+    /// The members may show other questions than those that are open; `None` while they do not, and in rooms that are no user's.
+    list: Option<Box<ListToRead>>,
 }
 
 #[derive(Debug, Default)]
@@ -60,7 +66,7 @@ pub(crate) enum Missed {
 
 impl Room {
     pub(super) fn new(wanted: Wanted) -> Self {
-        Self { wanted, members: SmallVec::new(), last: None, heard: false, apart: false, held: None }
+        Self { wanted, members: SmallVec::new(), last: None, heard: false, apart: false, held: None, list: None }
     }
 
     /// Whose messages are heard here.
@@ -70,6 +76,21 @@ impl Room {
 
     /// Frames were heard. Whether they show a hole that somebody has to fill.
     pub(super) fn hear(&mut self, frames: &[Frame], turn: &mut Turn) -> bool {
+        if let Some(list) = &mut self.list {
+            for frame in frames {
+                list.hear(frame);
+            }
+        }
+        let hole = self.go_on(frames, turn);
+        if hole {
+            // What has no number may be missing, too.
+            self.needs_list();
+        }
+        hole
+    }
+
+    /// Delivers what can be delivered now and keeps the rest. Whether there is a new hole.
+    fn go_on(&mut self, frames: &[Frame], turn: &mut Turn) -> bool {
         let mut hole = false;
         let mut flowing = 0;
         for (at, frame) in frames.iter().enumerate() {
@@ -155,10 +176,42 @@ impl Room {
             Some(held) => {
                 held.overtaken = true;
                 // Whoever looks anew finds them in the history, or it is told that they are missing.
-                held.frames.retain(|frame| frame.position().is_none());
+                // And questions on the list that is read, unless their end was missed.
+                let listed = self.list.is_some();
+                held.frames.retain(|frame| frame.position().is_none() && !(listed && frame.question().is_some()));
             }
             None => self.held = Some(Box::default()),
         }
+    }
+
+    /// From now on ends and questions may have been missed: the list of what is open has to be read after this.
+    pub(super) fn needs_list(&mut self) {
+        if matches!(self.channel(), Channel::User(_)) {
+            self.list.get_or_insert_default().begin_again();
+        }
+    }
+
+    /// Whether it has to be read.
+    pub(super) fn lacks_list(&self) -> bool {
+        self.list.is_some()
+    }
+
+    /// Somebody begins to read it.
+    pub(super) fn begin_reading(&mut self) {
+        if let Some(list) = &mut self.list {
+            list.begin_reading();
+        }
+    }
+
+    /// Tells every member which questions are open. Whether they have to be read again.
+    pub(super) fn list(&mut self, read: OpenQuestions) -> bool {
+        let Some(list) = &self.list else { return false };
+        let Some(merged) = list.merge(read) else { return true };
+        self.list = None;
+        for member in &mut self.members {
+            member.list(&merged.frames, &merged.ids);
+        }
+        false
     }
 
     /// Somebody begins to look what is missing.
@@ -212,7 +265,7 @@ impl Room {
         (self.heard, self.apart) = (self.last.is_some(), false);
         let opened_by = held.frames.iter().find_map(Frame::position);
         for (at, frame) in held.frames.iter().enumerate() {
-            if self.hear(std::slice::from_ref(frame), turn) {
+            if self.go_on(std::slice::from_ref(frame), turn) {
                 // It was heard before the history was read, and the history does not know it: its position is made up.
                 if frame.position().is_some() && frame.position() == opened_by {
                     tracing::warn!("a message with a position that the history does not have was not forwarded");
@@ -220,18 +273,20 @@ impl Room {
                     continue;
                 }
                 // The others wait behind the new hole.
-                self.hear(held.frames.get(at + 1..).unwrap_or_default(), turn);
+                self.go_on(held.frames.get(at + 1..).unwrap_or_default(), turn);
+                self.needs_list();
                 return true;
             }
         }
         if held.lost {
             self.hold();
+            self.needs_list();
         }
         held.lost
     }
 
     /// Says something to every member, outside of any history.
-    pub(super) fn tell(&mut self, frame: &Frame) {
+    fn tell(&mut self, frame: &Frame) {
         for member in &mut self.members {
             member.tell(frame);
         }
@@ -259,4 +314,4 @@ impl Room {
 }
 
 /// The most frames that one room holds back: they arrive while one read of the history is under way.
-const HELD_FRAMES: usize = 10_000;
+pub(super) const HELD_FRAMES: usize = 10_000;

@@ -1,6 +1,7 @@
 //! The order of words in rooms, as plain tests: no runtime, no clock.
 
 mod joining;
+mod questions;
 
 use std::{
     cell::Cell,
@@ -8,9 +9,9 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use countersign_protocol::{Partition, TopicName};
+use countersign_protocol::{Kind, Partition, TopicName};
 
-use super::{outbox::tests::Kernel, *};
+use super::{outbox::tests::Kernel, room::HELD_FRAMES, *};
 
 const LIMITS: OutboxLimits = OutboxLimits { bytes: 1 << 20, frames: 1000, when_full: WhenFull::Close };
 
@@ -74,7 +75,7 @@ fn at(text: &str, epoch: &str, offset: u64) -> Frame {
 }
 
 fn asked(text: &str, id: CallbackId) -> Frame {
-    Frame::with(text.as_bytes(), Facts { question: Some(id), ..Facts::default() })
+    Frame::with(text.as_bytes(), Facts { kind: Kind::Question(id), ..Facts::default() })
 }
 
 /// What the device has heard since it was asked last.
@@ -148,7 +149,7 @@ fn a_hole_in_the_numbering_is_filled_before_what_follows_it() {
 fn what_is_broken_is_filled_when_it_is_back_and_what_is_whole_is_left_alone() {
     let (hub, _) = hub();
     let device = connect(&hub);
-    let alice = Channel::User(countersign_protocol::UserId::parse("alice").unwrap());
+    let alice = Channel::User(UserId::parse("alice").unwrap());
     live(&device, &topic("a"));
     live(&device, &alice);
     hub.interrupt(Audience::Crowd);
@@ -196,6 +197,25 @@ fn another_hole_behind_the_first_is_seen() {
     assert_eq!(hub.holding(), [(topic("a"), Some(Position::new("e", 3)))]);
     assert!(!hub.release(&topic("a"), known(&["4", "5", "6", "7"], "e", 7)));
     assert_eq!(sent(&alice), ["1", "2", "3", "4", "5", "6", "7"]);
+}
+
+#[test]
+fn what_has_no_number_and_does_not_fit_behind_a_hole_is_told_as_another_gap() {
+    let (hub, _) = hub();
+    let alice = connect(&hub);
+    live(&alice, &topic("a"));
+    interruption(&hub);
+    for _ in 0..HELD_FRAMES {
+        say(&hub, &topic("a"), "kept");
+    }
+    say(&hub, &topic("a"), "too many");
+    assert!(hub.release(&topic("a"), Missed::Gap(Frame::plain("gap"), None)), "one is missing");
+    let heard = sent(&alice);
+    assert_eq!((heard.len(), heard[0].as_str()), (1 + HELD_FRAMES, "gap"));
+    say(&hub, &topic("a"), "later");
+    assert_eq!(hub.holding(), [(topic("a"), None)]);
+    assert!(!hub.release(&topic("a"), Missed::Gap(Frame::plain("another gap"), None)));
+    assert_eq!(sent(&alice), ["another gap", "later"]);
 }
 
 #[test]
@@ -263,14 +283,15 @@ fn what_was_read_is_not_repeated_when_it_is_heard_only_afterwards() {
 }
 
 #[test]
-fn what_the_node_says_to_a_joining_member_follows_its_first_words() {
+fn a_gap_that_a_joining_member_is_told_follows_its_first_words() {
     let (hub, _) = hub();
-    let alice = connect(&hub);
-    let joining = alice.join(&topic("a"), 10).unwrap();
-    hub.tell(&topic("a"), &Frame::plain("the list"));
+    let (alice, bob) = (connect(&hub), connect(&hub));
+    live(&alice, &topic("a"));
+    interruption(&hub);
+    let joining = bob.join(&topic("a"), 10).unwrap();
+    hub.release(&topic("a"), Missed::Gap(Frame::plain("gap"), None));
     joining.complete(&[Frame::plain("connected")], None, &HashSet::new());
-    hub.tell(&topic("a"), &Frame::plain("the next list"));
-    assert_eq!(sent(&alice), ["connected", "the list", "the next list"]);
+    assert_eq!(sent(&bob), ["connected", "gap"]);
 }
 
 #[test]
