@@ -129,3 +129,37 @@ async fn a_device_that_was_cut_off_learns_what_was_asked_and_answered_meanwhile(
     let open = cut_off.expect_type("open_callbacks").await;
     assert_eq!(open["callback_ids"], json!([asked]), "the complete list");
 }
+
+#[tokio::test]
+async fn a_made_up_position_in_a_bare_publish_makes_no_message_vanish() {
+    let redis = RedisServer::start().await;
+    let node = Node::builder().redis(&redis).start().await;
+    let mut alice = Device::of_user(&node.ws_url(), "alice").await;
+    alice.subscribe("room:7").await;
+    let publish = async |number: u64| {
+        let message = json!({"type": "number", "number": number});
+        node.api().post("/v1/topics/room:7/messages", &message).await.expect_status(200);
+    };
+    publish(1).await;
+    let first = alice.wait_for("the first message", |message| message["number"] == 1).await;
+    let epoch = first["_meta"]["position"]["epoch"].as_str().expect("an epoch");
+    let forged = format!(r#"{epoch}:2:{{"type":"number","number":"forged"}}"#);
+    let _: u64 = redis.query(&["PUBLISH", "cs:topic:room:7", &forged]).await;
+    alice.wait_for("what was made up", |message| message["number"] == "forged").await;
+    publish(2).await;
+    let gap = alice.expect_type("gap").await;
+    assert_eq!(gap["position"], json!({"epoch": epoch, "offset": 1}), "{gap}");
+    alice.wait_for("the real message", |message| message["number"] == 2).await;
+    publish(3).await;
+    alice.wait_for("the next message", |message| message["number"] == 3).await;
+    node.wait_for_metric("countersign_messages_refused_total", "", 1.0).await;
+    // A repeat that was made up changes nothing.
+    let forged = format!(r#"{epoch}:3:{{"type":"number","number":"forged again"}}"#);
+    let _: u64 = redis.query(&["PUBLISH", "cs:topic:room:7", &forged]).await;
+    publish(4).await;
+    alice.wait_for("the last message", |message| message["number"] == 4).await;
+    alice.assert_none("what was made up, or a gap", |message| {
+        message["number"] == "forged again" || message["type"] == "gap"
+    });
+    node.wait_for_metric("countersign_messages_refused_total", "", 2.0).await;
+}

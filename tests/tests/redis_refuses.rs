@@ -117,3 +117,60 @@ async fn a_node_whose_redis_is_away_refuses_at_once_and_waits_quietly() {
     node.wait_for_readiness(200).await;
     node.api().post("/v1/notifications?wait=0", &question("k")).await.expect_status(202);
 }
+
+/// A node whose user of Redis may hear no topics but those whose name begins with `open`.
+async fn with_few_topics() -> (RedisServer, Node) {
+    let redis = RedisServer::start().await;
+    let rights = ["on", ">secret", "~*", "+@all", "resetchannels", "&cs:[^t]*", "&cs:topic:open*"];
+    let _: () = redis.query(&[["ACL", "SETUSER", "gateway"].as_slice(), &rights].concat()).await;
+    let url = redis.url().replace("redis://", "redis://gateway:secret@");
+    let node = Node::builder().env("REDIS_URL", url).start().await;
+    (redis, node)
+}
+
+#[tokio::test]
+async fn a_topic_that_the_nodes_user_of_redis_may_not_hear_is_refused_to_its_subscriber_alone() {
+    let (redis, node) = with_few_topics().await;
+    let mut alice = Device::of_user(&node.ws_url(), "alice").await;
+    alice.subscribe("open:0").await;
+    let connects = node.metric("countersign_subscriber_connects_total", "").await;
+
+    let mut topics: Vec<String> = (1..=40).map(|number| format!("open:{number}")).collect();
+    topics.insert(13, "shut:1".to_owned());
+    topics.insert(30, "shut:2".to_owned());
+    let mut bob = Device::of_user(&node.ws_url(), "bob").await;
+    bob.send(json!({"action": "subscribe", "topics": topics, "id": 7})).await;
+    for _ in 1..=40 {
+        let confirmed = bob.expect_type("subscription_confirmed").await;
+        assert!(confirmed["topic"].as_str().is_some_and(|topic| topic.starts_with("open:")), "{confirmed}");
+    }
+    let refused = bob.expect_type("error").await;
+    assert_eq!((&refused["code"], &refused["reply_to"]), (&json!("forbidden"), &json!(7)), "{refused}");
+    assert!(refused["message"].as_str().is_some_and(|message| message.contains("shut:1")), "{refused}");
+
+    // One that names the topic when it connects is connected, and told.
+    let mut carol = Device::connect(&format!("{}?user_id=carol&topic=shut:3&topic=open:3", node.ws_url())).await;
+    assert_eq!(carol.expect_type("error").await["code"], "forbidden");
+    carol.expect_type("subscription_confirmed").await;
+
+    // The others hear what they heard, over the same connection.
+    for (device, topic) in [(&mut alice, "open:0"), (&mut bob, "open:40"), (&mut carol, "open:3")] {
+        node.api().post(&format!("/v1/topics/{topic}/messages"), &json!({"type": "x"})).await.expect_status(200);
+        device.wait_for("a message", |message| message["_meta"]["topic"] == topic).await;
+        device.assert_none("gap", |message| message["type"] == "gap");
+    }
+    assert_eq!(node.readiness().await, 200);
+    assert_eq!(node.metric("countersign_subscriber_connects_total", "").await, connects, "no connection was made again");
+    assert!(node.metric("countersign_backplane_errors_total", "kind=\"noperm\"").await >= 3.0);
+    assert!(node.has_logged("does not let this node subscribe to a topic"), "{}", node.process().log().join("\n"));
+
+    // With the right it can be heard, and without it again those who hear it come back to be told.
+    let _: () = redis.query(&["ACL", "SETUSER", "gateway", "&cs:topic:shut*"]).await;
+    bob.subscribe("shut:1").await;
+    let rights = ["resetchannels", "&cs:[^t]*", "&cs:topic:open*"];
+    let _: () = redis.query(&[["ACL", "SETUSER", "gateway"].as_slice(), &rights].concat()).await;
+    assert_eq!(bob.closed().await.code, 1013);
+    node.wait_for_readiness(200).await;
+    node.api().post("/v1/topics/open:0/messages", &json!({"type": "after"})).await.expect_status(200);
+    alice.expect_type("after").await;
+}

@@ -7,13 +7,14 @@
 use std::{sync::Arc, time::Duration};
 
 use countersign_backplane::{BackplaneError, Channel, History};
-use countersign_protocol::{Address, Event, Position, UserId};
+use countersign_protocol::{Address, Position, UserId};
 use futures_util::{StreamExt, stream};
 
 use crate::{
     error::GatewayError,
-    hub::{Facts, Frame, Missed},
+    hub::{Frame, Missed},
     node::Node,
+    relay,
 };
 
 /// Addresses that are read at one time: thousands are filled in a second, and commands of people still get through.
@@ -71,12 +72,14 @@ impl Node {
     /// Fills the hole of one address. Whether another one is left.
     async fn fill(&self, channel: &Channel, since: Option<Position>) -> Result<bool, GatewayError> {
         if let Channel::Presence(topic) = channel {
-            return Ok(self.hub.release(channel, self.missed_presence(topic).await?));
+            return Ok(self.hub.release(channel, self.missed_presence(topic).await?).another);
         }
         let Some(address) = channel.address() else { return Ok(false) };
         let missed = self.missed(&address, since).await?;
         self.metrics.caught_up(&missed);
-        Ok(self.hub.release(channel, missed))
+        let released = self.hub.release(channel, missed);
+        relay::refuse_conflicting(&self.metrics, &released.refused);
+        Ok(released.another)
     }
 
     /// Tells a user's connections what is open. Whether that has to be read again.
@@ -86,12 +89,7 @@ impl Node {
     }
 
     async fn missed(&self, address: &Address, since: Option<Position>) -> Result<Missed, BackplaneError> {
-        let gap = |position: Option<Position>| {
-            let topic = address.client_form().to_string();
-            // With its place, so that who was told of more when it came is not told to go back.
-            let facts = Facts { position: position.clone(), ..Facts::default() };
-            Frame::with(Event::Gap { topic, recovered: false, position }.to_json().as_bytes(), facts)
-        };
+        let gap = |position: Option<Position>| Frame::gap(address, position);
         let Some(since) = since.filter(|_| self.history_of(address).size > 0) else {
             return Ok(Missed::Gap(gap(None), None));
         };

@@ -19,6 +19,7 @@ use crate::{
 };
 
 static REFUSED: Seldom = Seldom::new();
+static CONFLICTING: Seldom = Seldom::new();
 
 /// See the module.
 #[derive(Debug)]
@@ -101,6 +102,7 @@ impl Listener for Relay {
             if turn.hole {
                 self.holes.notify_one();
             }
+            refuse_conflicting(&self.metrics, &turn.refused);
             self.writers.write(turn.outboxes()).await;
             self.metrics.written(heard_at);
             channels.clear();
@@ -134,6 +136,20 @@ impl Listener for Relay {
             self.clock.set(now);
         }
         self.metrics.observed(observation);
+    }
+}
+
+/// Counts messages that have the position of another one, and says of which channel.
+pub(crate) fn refuse_conflicting(metrics: &Metrics, channels: &[Channel]) {
+    for channel in channels {
+        metrics.refused_payload();
+        if let Some(left_out) = CONFLICTING.line() {
+            tracing::warn!(
+                channel = ?channel.name(),
+                left_out,
+                "a message with the position of another one, which the history does not have, was published"
+            );
+        }
     }
 }
 

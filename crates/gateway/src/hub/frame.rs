@@ -3,17 +3,22 @@
 use std::{
     cell::RefCell,
     fmt,
-    sync::{Arc, OnceLock},
+    hash::BuildHasher,
+    sync::{Arc, LazyLock, OnceLock},
 };
 
 use bytes::Bytes;
-use countersign_protocol::{Address, CallbackId, Kind, Position};
+use countersign_protocol::{Address, CallbackId, Event, Kind, Position};
 use countersign_ws::{Deflater, Header, Opcode, deflate::Agreed, frame};
+use hashbrown::DefaultHashBuilder;
 
 thread_local! {
     /// Level 1: most of the gain for a third of the work.
     static DEFLATER: RefCell<Deflater> = RefCell::new(Deflater::new(1));
 }
+
+/// Of this process, so that nobody can choose two texts with one fingerprint.
+static FINGERPRINTS: LazyLock<DefaultHashBuilder> = LazyLock::new(DefaultHashBuilder::default);
 
 /// Bytes of a text from which deflating is worth its time: an envelope of 136 bytes shrinks by a tenth.
 const DEFLATED_FROM: usize = 512;
@@ -48,6 +53,8 @@ struct Encoded {
     /// The same, compressed; made when it is first wanted.
     deflated: OnceLock<Option<Box<[u8]>>>,
     facts: Facts,
+    /// See [`Frame::fingerprint`].
+    fingerprint: u64,
 }
 
 impl Frame {
@@ -74,7 +81,21 @@ impl Frame {
         if let Some(place) = bytes.get_mut(begins..HEADER_BYTES) {
             place.copy_from_slice(&header);
         }
-        Self(Arc::new(Encoded { bytes, begins, text_from: HEADER_BYTES, deflated: OnceLock::new(), facts }))
+        let fingerprint = if facts.position.is_some() {
+            FINGERPRINTS.hash_one(bytes.get(HEADER_BYTES..).unwrap_or_default())
+        } else {
+            0
+        };
+        let deflated = OnceLock::new();
+        Self(Arc::new(Encoded { bytes, begins, text_from: HEADER_BYTES, deflated, facts, fingerprint }))
+    }
+
+    /// Messages of an address are missing, and `position` is before the next one that is not; `None` where no history is kept.
+    pub(crate) fn gap(address: &Address, position: Option<Position>) -> Self {
+        let topic = address.client_form().to_string();
+        // With its place, so that a client that was told of more when it came is not told to go back.
+        let facts = Facts { position: position.clone(), ..Facts::default() };
+        Self::with(Event::Gap { topic, recovered: false, position }.to_json().as_bytes(), facts)
     }
 
     /// A frame of the WebSocket itself, or another one that is whole, as it goes over the wire.
@@ -86,6 +107,7 @@ impl Frame {
             begins: 0,
             deflated: OnceLock::new(),
             facts,
+            fingerprint: 0,
         }))
     }
 
@@ -124,6 +146,11 @@ impl Frame {
     /// Its place in the history of its address.
     pub(crate) fn position(&self) -> Option<&Position> {
         self.0.facts.position.as_ref()
+    }
+
+    /// Equal for equal texts, and hardly ever for different ones; 0 for what has no place in a history.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        self.0.fingerprint
     }
 
     /// See [`Facts::may_be_dropped`].

@@ -173,15 +173,16 @@ impl Hub {
         holding
     }
 
-    /// Fills the hole of an address, or tells it, and lets the rest flow. Whether that shows another hole.
-    pub(crate) fn release(&self, channel: &Channel, missed: Missed) -> bool {
+    /// Fills the hole of an address, or tells it, and lets the rest flow.
+    pub(crate) fn release(&self, channel: &Channel, missed: Missed) -> Released {
         let mut turn = Turn::default();
         let mut state = self.lock();
         let room = self.interest.number_of(channel).and_then(|number| state.rooms.get_mut(number));
         let another = room.is_some_and(|room| room.release(missed, &mut turn));
         drop(state);
+        let refused = std::mem::take(&mut turn.refused);
         turn.leave_to_owners();
-        another
+        Released { another, refused }
     }
 
     /// Users whose connections may show other questions than those that are open, and whose subscription is not broken: their
@@ -260,6 +261,15 @@ impl Hub {
         // Nothing in here panics between two states, so a poisoned lock still guards a whole one.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What came of [`Hub::release`].
+#[derive(Debug)]
+pub(crate) struct Released {
+    /// There is another hole.
+    pub(crate) another: bool,
+    /// See [`Turn::refused`].
+    pub(crate) refused: Vec<Channel>,
 }
 
 /// How much the hub holds.

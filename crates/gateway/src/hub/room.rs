@@ -6,11 +6,7 @@ use countersign_backplane::{Channel, Wanted};
 use countersign_protocol::Position;
 use smallvec::SmallVec;
 
-use super::{
-    Frame, OpenQuestions, Turn,
-    member::Member,
-    open_questions::ListToRead,
-};
+use super::{Frame, OpenQuestions, Turn, member::Member, open_questions::ListToRead};
 #[cfg(test)]
 use crate::simulation::Flaw;
 
@@ -29,6 +25,12 @@ pub(super) struct Room {
     apart: bool,
     /// What was heard since the hole; `None` while there is none.
     held: Option<Box<Held>>,
+    /// Of the message at `last`, if the members have heard it.
+    fingerprint: u64,
+    /// What the history has up to this offset is what the members were given, or what replaced that.
+    decided: u64,
+    /// Two messages with one position were heard.
+    conflict: Option<Conflict>,
     /// The members may show other questions than those that are open; `None` while they do not, and in rooms that are no user's.
     list: Option<Box<ListToRead>>,
 }
@@ -42,12 +44,21 @@ struct Held {
     overtaken: bool,
 }
 
+/// Two messages with one position: `last` is before it, and the history decides which one it has.
+#[derive(Debug)]
+struct Conflict {
+    /// Of the message that the members have heard, if it is known.
+    heard: Option<u64>,
+}
+
 /// Where a frame belongs.
 enum Place {
     /// After what the members have heard.
     Next,
     /// The members have it.
     Repeated,
+    /// The members have heard another one with its position.
+    Conflicting(Conflict),
     /// Behind a hole; whether that hole is new.
     Behind(bool),
 }
@@ -66,7 +77,18 @@ pub(crate) enum Missed {
 
 impl Room {
     pub(super) fn new(wanted: Wanted) -> Self {
-        Self { wanted, members: SmallVec::new(), last: None, heard: false, apart: false, held: None, list: None }
+        Self {
+            wanted,
+            members: SmallVec::new(),
+            last: None,
+            heard: false,
+            apart: false,
+            held: None,
+            fingerprint: 0,
+            decided: 0,
+            conflict: None,
+            list: None,
+        }
     }
 
     /// Whose messages are heard here.
@@ -97,6 +119,12 @@ impl Room {
             match self.place(frame) {
                 Place::Next => continue,
                 Place::Repeated => {}
+                Place::Conflicting(conflict) => {
+                    self.conflict = Some(conflict);
+                    hole = true;
+                    self.hold();
+                    self.keep(frame);
+                }
                 Place::Behind(new) => {
                     // What flows comes before what is held back.
                     if new {
@@ -126,7 +154,16 @@ impl Room {
         match &mut self.last {
             Some(last) if last.epoch == position.epoch => {
                 if position.offset <= last.offset && self.heard {
-                    return Place::Repeated;
+                    // What was read from the history is heard a second time, if the reading was quicker.
+                    if position.offset <= self.decided {
+                        return Place::Repeated;
+                    }
+                    let heard = (position.offset == last.offset).then_some(self.fingerprint);
+                    if heard == Some(frame.fingerprint()) {
+                        return Place::Repeated;
+                    }
+                    last.offset = position.offset.saturating_sub(1);
+                    return Place::Conflicting(Conflict { heard });
                 }
                 if position.offset > last.offset + 1 {
                     return Place::Behind(true);
@@ -135,9 +172,12 @@ impl Room {
             }
             // A new numbering that is heard from its beginning has no hole.
             Some(_) if position.offset > 1 => return Place::Behind(true),
-            last => *last = Some(position.clone()),
+            last => {
+                *last = Some(position.clone());
+                self.decided = 0;
+            }
         }
-        (self.heard, self.apart) = (true, false);
+        (self.heard, self.apart, self.fingerprint) = (true, false, frame.fingerprint());
         Place::Next
     }
 
@@ -239,16 +279,34 @@ impl Room {
         let Some(held) = self.held.take() else { return false };
         #[cfg(test)]
         let held = if Flaw::ForgetsHeld.is_made() { Box::default() } else { held };
+        let conflict = self.conflict.take();
+        let mut held = held;
         match missed {
             Missed::Messages(frames, position) => {
-                self.deliver(&frames, turn);
+                let again =
+                    conflict.as_ref().is_some_and(|conflict| conflict.is_with_first(&frames, self.last.as_ref()));
+                if conflict.is_some() && !again {
+                    self.refuse(turn);
+                    self.tell_gap();
+                }
+                self.refuse_others(&mut held.frames, &frames, conflict.is_some(), &position, turn);
+                self.deliver(frames.get(usize::from(again)..).unwrap_or_default(), turn);
+                if let Some(newest) = frames.last() {
+                    self.fingerprint = newest.fingerprint();
+                }
                 self.last = Some(position);
             }
             Missed::Gap(told, position) => {
+                if conflict.is_some() {
+                    self.refuse(turn);
+                }
                 self.tell(&told);
                 self.last = position;
             }
             Missed::Torn(left, told, next, position) => {
+                if conflict.is_some() {
+                    self.refuse(turn);
+                }
                 // Who came since was told of the new numbering, or is about to be, and the old one is not for it.
                 let old =
                     |member: &Member| member.is_live() && member.told().is_none_or(|told| told.epoch != position.epoch);
@@ -263,12 +321,13 @@ impl Room {
         }
         // Everybody was handed all up to there, or was told.
         (self.heard, self.apart) = (self.last.is_some(), false);
+        self.decided = self.last.as_ref().map_or(0, |last| last.offset);
         let opened_by = held.frames.iter().find_map(Frame::position);
         for (at, frame) in held.frames.iter().enumerate() {
             if self.go_on(std::slice::from_ref(frame), turn) {
                 // It was heard before the history was read, and the history does not know it: its position is made up.
                 if frame.position().is_some() && frame.position() == opened_by {
-                    tracing::warn!("a message with a position that the history does not have was not forwarded");
+                    self.refuse(turn);
                     self.held = None;
                     continue;
                 }
@@ -292,6 +351,43 @@ impl Room {
         }
     }
 
+    /// Of the messages that were held back, those that have the position of another one in the history, or that were heard before
+    /// the reading of a history which does not have them, are not forwarded.
+    fn refuse_others(
+        &self,
+        held: &mut Vec<Frame>,
+        history: &[Frame],
+        conflict: bool,
+        newest: &Position,
+        turn: &mut Turn,
+    ) {
+        let mut opens = conflict;
+        held.retain(|frame| {
+            let Some(position) = frame.position() else { return true };
+            let is_other = match history.iter().find(|kept| kept.position() == Some(position)) {
+                Some(kept) => kept.fingerprint() != frame.fingerprint(),
+                None => opens && position.epoch == newest.epoch && position.offset > newest.offset,
+            };
+            opens = false;
+            if is_other {
+                self.refuse(turn);
+            }
+            !is_other
+        });
+    }
+
+    /// A message had the position of another one.
+    fn refuse(&self, turn: &mut Turn) {
+        turn.refused.push(self.channel());
+    }
+
+    /// What the members have heard last was not the message that belongs there: they go back before it.
+    fn tell_gap(&mut self) {
+        if let Some(address) = self.channel().address() {
+            self.tell(&Frame::gap(&address, self.last.clone()));
+        }
+    }
+
     fn keep(&mut self, frame: &Frame) {
         let held = self.held.get_or_insert_default();
         if held.frames.len() < HELD_FRAMES {
@@ -310,6 +406,15 @@ impl Room {
         for member in &mut self.members {
             member.take(frames, turn);
         }
+    }
+}
+
+impl Conflict {
+    /// Whether the members have heard the first of these messages, which follows this position.
+    fn is_with_first(&self, history: &[Frame], last: Option<&Position>) -> bool {
+        let Some(first) = history.first() else { return false };
+        let follows = first.position().zip(last).is_some_and(|(first, last)| first.offset == last.offset + 1);
+        follows && self.heard == Some(first.fingerprint())
     }
 }
 

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use countersign_backplane::Channel;
+
 use super::{Frame, Outbox};
 
 /// See the module.
@@ -15,6 +17,8 @@ pub(crate) struct Turn {
     pub(crate) bytes: usize,
     /// An address has a hole that somebody has to fill.
     pub(crate) hole: bool,
+    /// The channels of messages whose position is another message's; they were not forwarded, or should not have been.
+    pub(crate) refused: Vec<Channel>,
 }
 
 impl Turn {

@@ -28,7 +28,7 @@ pub const TABLE: &[(&str, &str, &str)] = &[
     (
         "countersign_messages_refused_total",
         "counter",
-        "Publications that are no message: a producer writes something else than JSON objects. The log names the channel.",
+        "Publications that are no message, or that have the position of another one: a producer writes something else than JSON objects, or makes positions up. The log names the channel.",
     ),
     ("countersign_messages_out_total", "counter", "Frames handed to connections' outboxes."),
     ("countersign_bytes_out_total", "counter", "Bytes of these frames."),

@@ -85,7 +85,7 @@ fn what_ends_while_the_list_is_read_does_not_come_back() {
     assert_eq!(hub.without_list(), [user()]);
     let list = read([1, 2]);
     // Whichever is there first, the messages that were missed or the end.
-    hub.release(&alice(), Missed::Messages(Vec::new(), Position::beginning()));
+    release(&hub, &alice(), Missed::Messages(Vec::new(), Position::beginning()));
     deliver(&hub, [(alice(), end(1))]);
     assert!(!hub.list(&user(), list));
     assert_eq!(screen.shows(&device), ids([2]));
@@ -102,7 +102,7 @@ fn what_is_asked_while_the_list_is_read_is_not_struck_from_it() {
     deliver(&hub, [(alice(), question(2))]);
     assert!(!hub.list(&user(), list));
     hub.holding();
-    hub.release(&alice(), Missed::Messages(Vec::new(), Position::beginning()));
+    release(&hub, &alice(), Missed::Messages(Vec::new(), Position::beginning()));
     assert_eq!(screen.shows(&device), ids([1, 2]));
 }
 
@@ -129,7 +129,7 @@ fn a_list_that_could_not_be_read_is_read_though_the_messages_are_there() {
     broken_and_back(&hub);
     hub.holding();
     hub.without_list();
-    assert!(!hub.release(&alice(), Missed::Messages(Vec::new(), Position::beginning())));
+    assert!(!release(&hub, &alice(), Missed::Messages(Vec::new(), Position::beginning())));
     assert_eq!((hub.holding(), hub.without_list()), (vec![], vec![user()]));
 }
 
@@ -151,7 +151,7 @@ fn one_that_joins_while_the_list_is_read_keeps_what_it_read_itself() {
     joining.complete(&own.into_frames(), None, &known);
     assert_eq!(third_screen.shows(&third), ids([1, 2]));
     hub.holding();
-    hub.release(&alice(), Missed::Messages(Vec::new(), Position::beginning()));
+    release(&hub, &alice(), Missed::Messages(Vec::new(), Position::beginning()));
     deliver(&hub, [(alice(), question(2))]);
     assert_eq!((screen.shows(&second), third_screen.shows(&third)), (ids([1, 2]), ids([1, 2])));
 }
@@ -169,7 +169,7 @@ fn a_question_that_is_held_back_is_not_for_one_that_comes_after_its_end_was_miss
     broken_and_back(&hub);
     let (device, mut screen) = connected(&hub, &[]);
     hub.holding();
-    hub.release(&alice(), Missed::Messages(Vec::new(), Position::beginning()));
+    release(&hub, &alice(), Missed::Messages(Vec::new(), Position::beginning()));
     assert_eq!(screen.shows(&device), Vec::<String>::new());
     drop(joins);
 }
@@ -180,7 +180,7 @@ fn a_list_that_was_read_for_those_that_have_left_is_not_for_one_that_comes_later
     let (first, _) = connected(&hub, &[1]);
     broken_and_back(&hub);
     hub.holding();
-    hub.release(&alice(), Missed::Messages(Vec::new(), Position::beginning()));
+    release(&hub, &alice(), Missed::Messages(Vec::new(), Position::beginning()));
     hub.without_list();
     let list = read([1]);
     let joining = connect(&hub);
@@ -204,7 +204,7 @@ fn only_a_users_questions_are_on_a_list() {
     deliver(&hub, [(topic("a"), question(1))]);
     interruption(&hub);
     assert_eq!(hub.without_list(), []);
-    hub.release(&topic("a"), Missed::Gap(Frame::plain("gap"), None));
+    release(&hub, &topic("a"), Missed::Gap(Frame::plain("gap"), None));
     assert_eq!(sent(&device).len(), 3, "the gap, and both messages");
 }
 
@@ -346,7 +346,7 @@ impl World {
             }
             Some(newest) => {
                 let told = Frame::with(b"{}", Facts { position: Some(Position::new("e", newest)), ..Facts::default() });
-                self.hub.release(&alice(), Missed::Gap(told, Some(Position::new("e", newest))));
+                release(&self.hub, &alice(), Missed::Gap(told, Some(Position::new("e", newest))));
             }
         }
     }
