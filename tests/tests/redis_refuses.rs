@@ -160,7 +160,8 @@ async fn a_topic_that_the_nodes_user_of_redis_may_not_hear_is_refused_to_its_sub
         device.assert_none("gap", |message| message["type"] == "gap");
     }
     assert_eq!(node.readiness().await, 200);
-    assert_eq!(node.metric("countersign_subscriber_connects_total", "").await, connects, "no connection was made again");
+    let now = node.metric("countersign_subscriber_connects_total", "").await;
+    assert!(now <= connects, "no connection was made again: {now}");
     assert!(node.metric("countersign_backplane_errors_total", "kind=\"noperm\"").await >= 3.0);
     assert!(node.has_logged("does not let this node subscribe to a topic"), "{}", node.process().log().join("\n"));
 

@@ -76,6 +76,22 @@ impl From<&Address> for Channel {
 }
 
 impl Channel {
+    /// Whether a node can do its work without hearing it: topics, whose names are the users' choice. All others are needed for
+    /// every connection.
+    pub(crate) fn may_be_forbidden(&self) -> bool {
+        match self {
+            Self::Topic(_) | Self::Presence(_) => true,
+            Self::Broadcast
+            | Self::User(_)
+            | Self::Guests
+            | Self::Answer(_)
+            | Self::Ack(_)
+            | Self::Node(_)
+            | Self::Probe(_)
+            | Self::Nodes => false,
+        }
+    }
+
     /// The address whose messages the channel carries, if it carries messages.
     pub fn address(&self) -> Option<Address> {
         match self {

@@ -68,6 +68,8 @@ enum Subscription {
     /// A request is on its way; which one decides what the channel is afterwards.
     Changing,
     Present,
+    /// The backplane does not let this node hear it. It is asked again on another connection, or when it is wanted anew.
+    Forbidden,
 }
 
 /// What a subscriber has to do next. Disjoint, at most as many as it asked for.
@@ -156,6 +158,9 @@ impl Interest {
         let State { channels, dirty, .. } = &mut *state;
         let entry = channels.get_mut(number.index()).expect("it was entered just now");
         entry.wants += 1;
+        if entry.wants == 1 && entry.subscription == Subscription::Forbidden {
+            entry.subscription = Subscription::Absent;
+        }
         if entry.wants == 1 && entry.subscription != Subscription::Present {
             dirty.of_mut(channel.audience()).insert(number);
             self.changed.of(channel.audience()).notify_one();
@@ -196,8 +201,8 @@ impl Interest {
                 (_, Subscription::Changing) => return true,
                 (true, Subscription::Absent) => &mut changes.subscribe,
                 (false, Subscription::Present) => &mut changes.unsubscribe,
-                (true, Subscription::Present) => return false,
-                (false, Subscription::Absent) => {
+                (true, Subscription::Present | Subscription::Forbidden) => return false,
+                (false, Subscription::Absent | Subscription::Forbidden) => {
                     state.forget(*number);
                     return false;
                 }
@@ -232,6 +237,21 @@ impl Interest {
             state.confirmations = HashMap::new();
         }
         self.notify_if_dirty(&state);
+    }
+
+    /// For a subscriber: the backplane does not let this node hear this channel.
+    pub fn forbidden(&self, channel: &Channel) {
+        let mut state = self.lock();
+        let Some((number, entry)) = state.entry(channel) else { return };
+        entry.subscription = Subscription::Forbidden;
+        if entry.wants == 0 {
+            state.forget(number);
+            return;
+        }
+        for confirmation in state.confirmations.remove(&number).unwrap_or_default() {
+            // The asker may have given up.
+            confirmation.send(()).ok();
+        }
     }
 
     /// For a subscriber: these are subscribed no longer.
@@ -288,12 +308,14 @@ impl Interest {
 }
 
 impl Wanted {
-    /// Waits until the backplane has confirmed the subscription. Without limit: the caller bounds it. Cancellation safe.
+    /// Waits until the backplane has confirmed the subscription, or refused it: see [`Self::is_forbidden`]. Without limit: the
+    /// caller bounds it. Cancellation safe.
     pub async fn confirmed(&self) {
         let confirmation = {
             let mut state = self.interest.lock();
-            let present = |entry: &Entry| entry.subscription == Subscription::Present;
-            if state.channels.get(self.number.index()).is_some_and(present) {
+            let answered =
+                |entry: &Entry| matches!(entry.subscription, Subscription::Present | Subscription::Forbidden);
+            if state.channels.get(self.number.index()).is_some_and(answered) {
                 return;
             }
             let waiting = state.confirmations.entry(self.number).or_default();
@@ -304,6 +326,13 @@ impl Wanted {
         };
         // The sender stays until the channel is subscribed or nobody wants it: it is never dropped unsent while we wait.
         confirmation.await.ok();
+    }
+
+    /// Whether the backplane does not let this node hear the channel.
+    pub fn is_forbidden(&self) -> bool {
+        let state = self.interest.lock();
+        let forbidden = |entry: &Entry| entry.subscription == Subscription::Forbidden;
+        state.channels.get(self.number.index()).is_some_and(forbidden)
     }
 
     /// Which channel: looked up, because there are many wishes and few who ask.
@@ -385,6 +414,31 @@ mod tests {
         interest.unsubscribed(&[topic("a")]);
         assert_eq!(interest.changes(Audience::Crowd, 10), subscribe(vec![topic("a")]));
         drop(wanted);
+    }
+
+    #[test]
+    fn a_channel_that_is_forbidden_is_answered_and_asked_again_when_it_is_wanted_anew() {
+        let interest = Interest::new();
+        let (one, two) = (interest.want(&topic("a")), interest.want(&topic("b")));
+        let mut confirmed = Box::pin(one.confirmed());
+        assert_eq!(confirmed.as_mut().now_or_never(), None);
+        interest.changes(Audience::Crowd, 10);
+        interest.forbidden(&topic("a"));
+        interest.subscribed(&[topic("b")]);
+        assert_eq!(confirmed.now_or_never(), Some(()));
+        assert_eq!((one.is_forbidden(), two.is_forbidden()), (true, false));
+        assert_eq!(interest.changes(Audience::Crowd, 10), Changes::default(), "it is not asked again by itself");
+        drop(one);
+        let again = interest.want(&topic("a"));
+        assert!(!again.is_forbidden());
+        assert_eq!(interest.changes(Audience::Crowd, 10), subscribe(vec![topic("a")]));
+        interest.forbidden(&topic("a"));
+        interest.lost(Audience::Crowd);
+        assert_eq!(interest.changes(Audience::Crowd, 10).subscribe.len(), 2, "another connection may have the right");
+        interest.forbidden(&topic("a"));
+        drop(again);
+        assert_eq!(interest.changes(Audience::Crowd, 10), Changes::default());
+        assert_eq!(interest.number_of(&topic("a")), None);
     }
 
     #[test]

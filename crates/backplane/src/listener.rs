@@ -94,6 +94,9 @@ pub trait Listener: Send + Sync + 'static {
     /// Something that is no message was published to a wanted channel; it goes nowhere.
     fn refused(&self, channel: &Channel, error: &FieldError);
 
+    /// The backplane does not let this node hear a wanted channel; everything else is heard.
+    fn forbidden(&self, _channel: &Channel) {}
+
     /// The subscription of an audience broke: from now on its messages are missed.
     fn interrupted(&self, audience: Audience);
 

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Instant};
 
 use async_trait::async_trait;
-use countersign_backplane::{Audience, Channel, ChannelNumber, Heard, Listener, Observation};
+use countersign_backplane::{Audience, Channel, ChannelNumber, Heard, Listener, Observation, listener::Failure};
 use countersign_protocol::{Address, CallbackId, Decision, FieldError, Kind, MessageId, Payload, Position};
 use tokio::sync::Notify;
 
@@ -20,6 +20,7 @@ use crate::{
 
 static REFUSED: Seldom = Seldom::new();
 static CONFLICTING: Seldom = Seldom::new();
+static FORBIDDEN: Seldom = Seldom::new();
 
 /// See the module.
 #[derive(Debug)]
@@ -114,6 +115,18 @@ impl Listener for Relay {
         self.metrics.refused_payload();
         if let Some(left_out) = REFUSED.line() {
             tracing::warn!(channel = ?channel.name(), %error, left_out, "a publication that is no message was not forwarded");
+        }
+    }
+
+    fn forbidden(&self, channel: &Channel) {
+        self.hub.forbid(channel);
+        self.metrics.observed(Observation::CommandFailed(Failure::Forbidden));
+        if let Some(left_out) = FORBIDDEN.line() {
+            tracing::warn!(
+                channel = ?channel.name(),
+                left_out,
+                "Redis does not let this node subscribe to a topic; the rights that are needed are in deploy/redis/users.acl"
+            );
         }
     }
 

@@ -113,7 +113,7 @@ impl Session {
     }
 
     /// Says what was wrong with an action.
-    fn wrong(&self, id: Option<&Value>, Wrong { code, message }: Wrong) {
+    pub(crate) fn wrong(&self, id: Option<&Value>, Wrong { code, message }: Wrong) {
         self.node.metrics.action_error(code);
         self.push(reply_frame(id, Event::Error { code, message, timestamp: self.node.clock.now() }));
     }
@@ -204,6 +204,7 @@ fn reply_frame(id: Option<&Value>, event: Event) -> Frame {
 }
 
 impl Wrong {
+    pub(crate) const FORBIDDEN: &str = "forbidden";
     pub(crate) const TOO_MANY: &str = "too_many_subscriptions";
     pub(crate) const TOO_MANY_CONNECTIONS: &str = "too_many_connections";
 
@@ -250,6 +251,13 @@ impl Wrong {
             code: "forbidden",
             message: format!("{field}: this connection belongs to {own:?} and may name nobody else"),
         }
+    }
+
+    /// The topic is nobody's secret: the client has named it.
+    pub(crate) fn no_right(address: &Address) -> Self {
+        let topic = address.client_form().to_string();
+        let why = "Redis does not let this node subscribe to it";
+        Self { code: Self::FORBIDDEN, message: format!("topic: {topic:?} cannot be heard here, because {why}") }
     }
 
     pub(crate) fn stays(address: &Address) -> Self {

@@ -117,7 +117,14 @@ impl Session {
         if let Some(guests) = guests {
             guests.complete(&[], None, &known);
         }
-        self.subscribe(topics, None, false, &|event| Frame::plain(event.to_json())).await
+        match self.subscribe(topics, None, false, &|event| Frame::plain(event.to_json())).await {
+            // The connection is good without that topic.
+            Err(wrong) if wrong.code == Wrong::FORBIDDEN => {
+                self.wrong(None, wrong);
+                Ok(())
+            }
+            subscribed => subscribed,
+        }
     }
 
     /// `subscribe`: each address is confirmed by its own reply, before anything that follows it. With `presence` who joins and
@@ -144,7 +151,7 @@ impl Session {
         let rejoins =
             wanted.iter().any(|wanted| wanted.since.is_some() && self.membership.is_in(&(&wanted.address).into()));
         let joined = self.join_all(wanted, presence, reply).await;
-        if rejoins && joined.is_err() {
+        if rejoins && joined.as_ref().is_err_and(|wrong| wrong.code != Wrong::FORBIDDEN) {
             // It may hear less now than before it asked, and would not know: it comes back and says what it wants.
             self.membership.outbox().close(close::UNAVAILABLE);
         }
@@ -178,11 +185,17 @@ impl Session {
         let all: Vec<&Joining> =
             joinings.iter().flat_map(|(_, _, joining, watching)| joining.iter().chain(watching)).collect();
         confirmed(all.into_iter()).await?;
+        let mut forbidden = None;
         for (address, since, joining, watching) in joinings {
+            // The others are heard all the same.
+            if joining.iter().chain(&watching).any(Joining::is_forbidden) {
+                forbidden.get_or_insert_with(|| Wrong::no_right(&address));
+                continue;
+            }
             self.hear(&address, since, joining, reply).await?;
             self.attend(&address, watching);
         }
-        Ok(())
+        forbidden.map_or(Ok(()), Err)
     }
 
     /// Takes a place in a topic, and hears of the others' if it asked to.

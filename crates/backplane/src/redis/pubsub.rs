@@ -30,10 +30,26 @@ pub(super) struct Brought {
     pub(super) bytes: Bytes,
     /// Where in it the channel and the payload of each publication are.
     pub(super) messages: Vec<(Range<usize>, Range<usize>)>,
-    /// How many channels were confirmed to be subscribed, or no longer.
-    pub(super) confirmed: usize,
-    /// A command was refused, in the server's words.
-    pub(super) refused: Option<String>,
+    /// How commands were answered, in their order.
+    pub(super) answers: Vec<Answer>,
+}
+
+/// How the server answers a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// So many channels are subscribed, or no longer.
+    Confirmed(usize),
+    /// The whole command was refused, in the server's words.
+    Refused(String),
+}
+
+impl Brought {
+    fn confirm(&mut self) {
+        match self.answers.last_mut() {
+            Some(Answer::Confirmed(channels)) => *channels += 1,
+            _ => self.answers.push(Answer::Confirmed(1)),
+        }
+    }
 }
 
 /// In the library's words, which all other connections use.
@@ -107,8 +123,10 @@ impl PubSub {
             self.fill().await?;
             let mut brought = Brought::default();
             answered = self.take(&mut brought)? > 0;
-            if let Some(why) = brought.refused {
-                return Err(PubSubError::Refused(why));
+            for answer in brought.answers {
+                if let Answer::Refused(why) = answer {
+                    return Err(PubSubError::Refused(why));
+                }
             }
         }
         Ok(())
@@ -167,10 +185,10 @@ impl PubSub {
         while let Some((reply, next)) = resp::parse(&self.input, at)? {
             match reply {
                 Reply::Message { channel, payload } => brought.messages.push((channel, payload)),
-                Reply::Subscribed | Reply::Unsubscribed => brought.confirmed += 1,
+                Reply::Subscribed | Reply::Unsubscribed => brought.confirm(),
                 Reply::Refused(why) => {
                     let why = self.input.get(why).unwrap_or_default();
-                    brought.refused = Some(String::from_utf8_lossy(why).into_owned());
+                    brought.answers.push(Answer::Refused(String::from_utf8_lossy(why).into_owned()));
                 }
                 Reply::Other => {}
             }
@@ -272,7 +290,10 @@ mod tests {
         redis.write_all(b"*3\r\n$9\r\nsubscribe\r\n$4\r\ncs:b\r\n:2\r\n").await.unwrap();
         let mut confirmed = 0;
         while confirmed < 2 {
-            confirmed += connection.next().await.unwrap().confirmed;
+            for answer in connection.next().await.unwrap().answers {
+                let Answer::Confirmed(channels) = answer else { panic!("{answer:?}") };
+                confirmed += channels;
+            }
         }
         drop(redis);
         assert!(matches!(connection.next().await, Err(PubSubError::Io(_))));
@@ -294,8 +315,12 @@ mod tests {
     #[tokio::test]
     async fn what_is_refused_is_said_in_the_words_of_redis() {
         let (mut connection, mut redis) = pair();
+        redis.write_all(b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n").await.unwrap();
+        redis.write_all(b"*3\r\n$9\r\nsubscribe\r\n$1\r\nb\r\n:1\r\n").await.unwrap();
         redis.write_all(b"-NOPERM this user has no permissions\r\n").await.unwrap();
-        let refused = connection.next().await.unwrap().refused;
-        assert_eq!(refused.as_deref(), Some("NOPERM this user has no permissions"));
+        redis.write_all(b"*3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:1\r\n").await.unwrap();
+        let answers = connection.next().await.unwrap().answers;
+        let refused = Answer::Refused("NOPERM this user has no permissions".to_owned());
+        assert_eq!(answers, [Answer::Confirmed(2), refused, Answer::Confirmed(1)]);
     }
 }

@@ -2,7 +2,7 @@
 //! what is wanted with what is subscribed, in batches, beside reading: the reader never waits for Redis, because Redis cuts
 //! slow subscribers. The library's own reconnecting connections are not used: they lose subscriptions.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use redis::RedisError;
@@ -19,7 +19,7 @@ use super::{
     link::LinkState,
     neighbours::Neighbours,
     probe::{Echo, Probe},
-    pubsub::{Brought, PubSub, PubSubError},
+    pubsub::{Answer, Brought, PubSub, PubSubError},
     topology::Topology,
 };
 use crate::{Audience, Channel, ChannelNumber, Heard, Interest, Listener, Observation, interest::Changes, wire};
@@ -51,10 +51,23 @@ struct Session<'a> {
 
 /// Subscriptions that are being made and given back.
 struct UnderWay {
-    changes: Changes,
+    /// What is not answered yet, in the order in which it was asked for, which is that of the answers.
+    requests: VecDeque<Request>,
+    since: Instant,
+}
+
+/// One command.
+struct Request {
+    verb: Verb,
+    channels: Vec<Channel>,
     /// Channels that are not confirmed yet.
     unconfirmed: usize,
-    since: Instant,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Subscribe,
+    Unsubscribe,
 }
 
 impl Subscriber {
@@ -137,23 +150,86 @@ impl<'a> Session<'a> {
 
     /// Asks for what is wanted and gives back what is not, in one go.
     fn reconcile(&mut self, changes: Changes) {
-        let names = |channels: &[Channel]| -> Vec<String> {
-            channels.iter().map(|channel| self.owner.keys.channel(channel)).collect()
-        };
-        let (subscribe, unsubscribe) = (names(&changes.subscribe), names(&changes.unsubscribe));
-        if !subscribe.is_empty() {
-            self.connection.subscribe(subscribe.iter().map(String::as_str));
-        }
-        if !unsubscribe.is_empty() {
-            self.connection.unsubscribe(unsubscribe.iter().map(String::as_str));
-        }
-        let unconfirmed = subscribe.len() + unsubscribe.len();
-        self.under_way = Some(UnderWay { changes, unconfirmed, since: Instant::now() });
+        self.request(Verb::Subscribe, changes.subscribe);
+        self.request(Verb::Unsubscribe, changes.unsubscribe);
     }
 
-    fn reconciled(&mut self, changes: &Changes) {
-        self.owner.interest.subscribed(&changes.subscribe);
-        self.owner.interest.unsubscribed(&changes.unsubscribe);
+    fn request(&mut self, verb: Verb, channels: Vec<Channel>) {
+        if channels.is_empty() {
+            return;
+        }
+        let names: Vec<String> = channels.iter().map(|channel| self.owner.keys.channel(channel)).collect();
+        let names = names.iter().map(String::as_str);
+        match verb {
+            Verb::Subscribe => self.connection.subscribe(names),
+            Verb::Unsubscribe => self.connection.unsubscribe(names),
+        }
+        let since = Instant::now();
+        let under_way = self.under_way.get_or_insert_with(|| UnderWay { requests: VecDeque::new(), since });
+        under_way.since = since;
+        under_way.requests.push_back(Request { verb, unconfirmed: channels.len(), channels });
+    }
+
+    /// Commands were answered.
+    ///
+    /// # Errors
+    /// Why the connection is of no use any more.
+    fn answered(&mut self, answer: Answer) -> Result<(), String> {
+        match answer {
+            Answer::Confirmed(channels) => {
+                self.confirmed(channels);
+                Ok(())
+            }
+            Answer::Refused(why) => self.refused(why),
+        }
+    }
+
+    fn confirmed(&mut self, mut channels: usize) {
+        let Some(under_way) = &mut self.under_way else { return };
+        while let Some(request) = under_way.requests.front_mut() {
+            let confirmed = channels.min(request.unconfirmed);
+            channels -= confirmed;
+            request.unconfirmed -= confirmed;
+            if request.unconfirmed > 0 {
+                return;
+            }
+            match request.verb {
+                Verb::Subscribe => self.owner.interest.subscribed(&request.channels),
+                Verb::Unsubscribe => self.owner.interest.unsubscribed(&request.channels),
+            }
+            under_way.requests.pop_front();
+        }
+        self.under_way = None;
+    }
+
+    /// The server refused the oldest command. It judges a SUBSCRIBE as a whole, so one channel that this user may not hear
+    /// keeps all others of the command away: they are asked for again in two halves, until that channel is alone.
+    ///
+    /// # Errors
+    /// Why the connection is of no use any more.
+    fn refused(&mut self, why: String) -> Result<(), String> {
+        let request = self.under_way.as_mut().and_then(|under_way| under_way.requests.pop_front());
+        let request = request.filter(|request| request.verb == Verb::Subscribe && is_about_a_channel(&why));
+        let Some(Request { channels: mut first, .. }) = request else { return Err(told(PubSubError::Refused(why))) };
+        match first.as_slice() {
+            [channel] if channel.may_be_forbidden() => {
+                self.owner.interest.forbidden(channel);
+                self.owner.listener.forbidden(channel);
+            }
+            [channel] => {
+                let name = self.owner.keys.channel(channel);
+                return Err(format!("{} (channel {name:?})", told(PubSubError::Refused(why))));
+            }
+            _ => {
+                let second = first.split_off(first.len() / 2);
+                self.request(Verb::Subscribe, first);
+                self.request(Verb::Subscribe, second);
+            }
+        }
+        if self.under_way.as_ref().is_some_and(|under_way| under_way.requests.is_empty()) {
+            self.under_way = None;
+        }
+        Ok(())
     }
 
     /// Hands over everything that one read brought.
@@ -161,21 +237,15 @@ impl<'a> Session<'a> {
     /// # Errors
     /// Why the connection is of no use any more.
     async fn take(&mut self, brought: Brought) -> Result<(), String> {
-        let Brought { bytes, messages, confirmed, refused } = brought;
-        if let Some(why) = refused {
-            return Err(told(PubSubError::Refused(why)));
-        }
+        let Brought { bytes, messages, answers } = brought;
         let many = messages.len() >= MANY;
         let published = self.looked_up(&bytes, messages);
         let batch: Vec<Heard> = published.into_iter().filter_map(|published| self.heard(published)).collect();
         if !batch.is_empty() {
             self.owner.listener.heard(batch).await;
         }
-        if let Some(under_way) = &mut self.under_way {
-            under_way.unconfirmed = under_way.unconfirmed.saturating_sub(confirmed);
-        }
-        if let Some(under_way) = self.under_way.take_if(|under_way| under_way.unconfirmed == 0) {
-            self.reconciled(&under_way.changes);
+        for answer in answers {
+            self.answered(answer)?;
         }
         if many {
             // There may be no end of messages; other work gets its turn.
@@ -228,6 +298,11 @@ struct Published {
 
 fn told(error: PubSubError) -> String {
     CommandError::from(RedisError::from(error)).to_string()
+}
+
+/// Whether a command was refused because of one of its channels, and not because of its verb. The words differ between versions.
+fn is_about_a_channel(why: &str) -> bool {
+    why.starts_with("NOPERM") && why.contains("channel")
 }
 
 async fn at(moment: Option<Instant>) {

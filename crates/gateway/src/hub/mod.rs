@@ -213,6 +213,16 @@ impl Hub {
         number.and_then(|number| state.rooms.get_mut(number)).is_some_and(|room| room.list(read))
     }
 
+    /// The node may not hear this channel any more. Members that hear it would be deaf without knowing it, so they come back, and
+    /// are answered as those that join are.
+    pub(crate) fn forbid(&self, channel: &Channel) {
+        let mut state = self.lock();
+        let room = self.interest.number_of(channel).and_then(|number| state.rooms.get_mut(number));
+        for member in room.into_iter().flat_map(|room| &room.members).filter(|member| member.is_live()) {
+            member.close(close::UNAVAILABLE);
+        }
+    }
+
     /// Tells every connection that the node drains.
     pub(crate) fn drain(&self) {
         for (_, connected) in &self.lock().connections {
@@ -392,9 +402,14 @@ impl Drop for Membership {
 }
 
 impl Joining {
-    /// Waits until the backplane has confirmed the subscription. Without limit: the caller bounds it.
+    /// Waits until the backplane has confirmed the subscription, or refused it. Without limit: the caller bounds it.
     pub(crate) async fn confirmed(&self) {
         self.wanted.confirmed().await;
+    }
+
+    /// Whether the backplane does not let this node hear the channel.
+    pub(crate) fn is_forbidden(&self) -> bool {
+        self.wanted.is_forbidden()
     }
 
     /// The subscription is confirmed, and what came before is read after this: what was heard until now was left from a
