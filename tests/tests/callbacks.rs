@@ -41,7 +41,7 @@ async fn a_backend_on_one_node_asks_a_person_on_another_and_a_third_still_knows_
     assert_eq!(callback_id(&answer), callback_id(&question));
     let expected = json!({
         "status": "confirmed", "proceed": true, "feedback": "looks good", "choice": null, "data": null,
-        "resolution": "user", "by": "alice",
+        "resolution": "user", "by": "alice", "by_kind": "user",
     });
     for (field, value) in expected.as_object().into_iter().flatten() {
         assert_eq!(&answer[field], value, "{field} of {answer}");
@@ -96,6 +96,27 @@ async fn a_wrong_user_gets_the_reply_of_an_unknown_id() {
     assert_eq!(not_there["reason"], "not_found", "{not_there}");
     not_there["callback_id"] = json!(id);
     assert_eq!(refused, not_there, "nothing tells a foreign callback from one that does not exist");
+    // Whatever is said, whose question it is is looked at first.
+    let options = json!([{"id": "pay-9000-to-carol", "label": "Pay"}]);
+    let offered = cluster.api(0).ask("alice", "t2", json!({"options": options})).await;
+    let schema = json!({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]});
+    let described = cluster.api(0).ask("alice", "t3", json!({"schema": schema})).await;
+    for asked in [&id, &offered, &described] {
+        for fields in [
+            json!({"choice": "?"}),
+            json!({"choice": "pay-9000-to-carol"}),
+            json!({"data": {"n": "x"}}),
+            json!({"data": {"n": 1}, "proceed": true}),
+            json!({"feedback": "because"}),
+            json!({}),
+        ] {
+            let refused = mallory.confirm_with(asked, fields.clone()).await;
+            let mut not_there = mallory.confirm_with(&unknown, fields.clone()).await;
+            assert_eq!(not_there["reason"], "not_found", "{fields}: {not_there}");
+            not_there["callback_id"] = json!(asked);
+            assert_eq!(refused, not_there, "{fields}");
+        }
+    }
     mallory.assert_none("question for alice", |message| message["type"] == "task_step_result");
 
     assert_eq!(alice.confirm(&id, true).await["type"], "confirmation_accepted");

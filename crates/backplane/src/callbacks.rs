@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use countersign_protocol::{
-    Answer, CallbackId, ConnectionId, Decision, IdempotencyKey, NodeId, OnTimeout, Payload, ReplyName, Status, TaskId,
-    UserId,
+    Answer, ByKind, CallbackId, ConnectionId, Decision, IdempotencyKey, NodeId, OnTimeout, Payload, ReplyName, Status,
+    TaskId, UserId,
 };
 
 use crate::Result;
@@ -103,6 +103,27 @@ pub enum Answerer {
     Guest,
 }
 
+impl Answerer {
+    /// The `by` of its answers.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::User(id) => id.as_str(),
+            Self::Guest => GUEST,
+        }
+    }
+
+    /// What kind of party that is.
+    pub fn kind(&self) -> ByKind {
+        match self {
+            Self::User(_) => ByKind::User,
+            Self::Guest => ByKind::Guest,
+        }
+    }
+}
+
+/// The `by` of a guest.
+const GUEST: &str = "guest";
+
 /// A person's answer.
 #[derive(Debug, Clone)]
 pub struct Confirm {
@@ -116,6 +137,8 @@ pub struct Confirm {
     pub proceed: bool,
     /// Whether the answer was held against the options of this very callback.
     pub judged: bool,
+    /// Whether it has to be, even if the callback turns out to be plain: the answer is more, or less, than a yes or no.
+    pub must_be_judged: bool,
     /// From which connection.
     pub connection: Option<ConnectionId>,
 }
@@ -129,7 +152,8 @@ pub enum Confirmed {
     AlreadyResolved(Decision),
     /// No such callback, or not this user's.
     NotFound,
-    /// Nothing was decided: the callback offers options. Hold the answer against them and come again with `judged`.
+    /// Nothing was decided: the callback offers options, or the answer must be judged. Hold it against them and come again with
+    /// `judged`.
     Judge(Box<Callback>),
 }
 
@@ -160,8 +184,17 @@ impl Canceller {
     pub fn as_str(&self) -> &str {
         match self {
             Self::User(id) => id.as_str(),
-            Self::Guest => "guest",
+            Self::Guest => GUEST,
             Self::Producer => "producer",
+        }
+    }
+
+    /// What kind of party that is.
+    pub fn kind(&self) -> ByKind {
+        match self {
+            Self::User(_) => ByKind::User,
+            Self::Guest => ByKind::Guest,
+            Self::Producer => ByKind::Producer,
         }
     }
 }
@@ -180,10 +213,21 @@ pub struct CancelledTask {
 /// What is known of a task.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TaskState {
-    /// Who cancelled it and when (Unix seconds), if it is cancelled.
-    pub cancelled: Option<(String, f64)>,
+    /// Who cancelled it and when, if it is cancelled.
+    pub cancelled: Option<Cancellation>,
     /// Its open callbacks, oldest first.
     pub open: Vec<CallbackId>,
+}
+
+/// Of a task.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cancellation {
+    /// Who cancelled it.
+    pub by: String,
+    /// What kind of party that is; `None` where an older version has not recorded it.
+    pub by_kind: Option<ByKind>,
+    /// When, in Unix seconds.
+    pub at: f64,
 }
 
 /// Where a listing goes on; text that only the implementation reads.

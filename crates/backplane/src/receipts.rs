@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use countersign_protocol::{ConnectionId, IdempotencyKey, MessageId, UserId};
+use countersign_protocol::{ByKind, ConnectionId, IdempotencyKey, MessageId, UserId};
 
 use crate::{Result, callbacks::Answerer};
 
@@ -44,6 +44,8 @@ pub struct Receipt {
 pub struct Ack {
     /// The user's id, or `guest`.
     pub by: String,
+    /// Which of the two; `None` where an older version has not recorded it.
+    pub by_kind: Option<ByKind>,
     /// From which connection.
     pub connection: ConnectionId,
     /// When, in Unix seconds by the backplane's clock.

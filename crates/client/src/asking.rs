@@ -142,6 +142,7 @@ mod tests {
             data: None,
             resolution: Resolution::User,
             by: Some("alice".to_owned()),
+            by_kind: None,
             at: 1.0,
         }
     }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use countersign_protocol::{Address, CallbackId, Decision, Position, Status, TaskId, TopicName, UserId};
+use countersign_protocol::{Address, ByKind, CallbackId, Decision, Position, Status, TaskId, TopicName, UserId};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -188,6 +188,15 @@ pub struct Resolved {
     pub status: Option<Status>,
     /// Who ended it, where that is known.
     pub by: Option<String>,
+    /// What kind of party that is: a user may be called `producer`. `None` where it is not known.
+    pub by_kind: Option<ByKind>,
+}
+
+impl Resolved {
+    /// Of a question that is not open any more when the connection is back.
+    pub(crate) fn while_away(callback_id: CallbackId) -> Self {
+        Self { callback_id, status: None, by: None, by_kind: None }
+    }
 }
 
 /// A producer's message.

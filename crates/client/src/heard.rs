@@ -2,11 +2,11 @@
 //! news about the user (a question, an end, a cancellation, a heartbeat) over the user's own address without a position,
 //! which only the gateway publishes. What carries none is the gateway's own word to this very connection.
 
-use countersign_protocol::{Address, CallbackId, Decision, Position, Status};
+use countersign_protocol::{Address, ByKind, CallbackId, Decision, Position, Status};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::event::{Callback, Connected, Heartbeat, Members, Message, TaskCancelled, WhoMoved};
+use crate::event::{Callback, Connected, Heartbeat, Members, Message, Resolved, TaskCancelled, WhoMoved};
 
 /// One frame.
 #[derive(Debug)]
@@ -14,7 +14,7 @@ pub(crate) enum Heard {
     Connected(Connected, Vec<(Address, Position, Option<bool>)>),
     Callback(Box<Callback>),
     OpenCallbacks(Vec<CallbackId>),
-    Resolved(CallbackId, Status, Option<String>),
+    Resolved(Resolved),
     TaskCancelled(TaskCancelled),
     Heartbeat(Heartbeat),
     Pong,
@@ -71,6 +71,8 @@ fn news(map: &Map<String, Value>) -> Option<Heard> {
         status: Status,
         #[serde(default)]
         by: Option<String>,
+        #[serde(default, deserialize_with = "ByKind::deserialize_known")]
+        by_kind: Option<ByKind>,
     }
     #[derive(Deserialize)]
     struct Open {
@@ -79,9 +81,9 @@ fn news(map: &Map<String, Value>) -> Option<Heard> {
     match kind(map)? {
         "task_step_result" => decode(map).map(Heard::Callback),
         "open_callbacks" => decode(map).map(|Open { callback_ids }| Heard::OpenCallbacks(callback_ids)),
-        "callback_resolved" => {
-            decode(map).map(|Ended { callback_id, status, by }| Heard::Resolved(callback_id, status, by))
-        }
+        "callback_resolved" => decode(map).map(|Ended { callback_id, status, by, by_kind }| {
+            Heard::Resolved(Resolved { callback_id, status: Some(status), by, by_kind })
+        }),
         "task_cancelled" => decode(map).map(Heard::TaskCancelled),
         "heartbeat" => decode(map).map(Heard::Heartbeat),
         _ => None,
@@ -172,7 +174,10 @@ mod tests {
     fn news_come_over_the_users_own_address_and_have_no_position() {
         let mut news = json!({"type": "callback_resolved", "callback_id": "07-000000000000000000000000000000ab",
             "status": "declined", "by": "alice", "target_user_id": "alice", "_meta": {"topic": "user:alice"}});
-        assert!(matches!(heard(&news), Heard::Resolved(_, Status::Declined, Some(_))));
+        assert!(matches!(
+            heard(&news),
+            Heard::Resolved(Resolved { status: Some(Status::Declined), by: Some(_), by_kind: None, .. })
+        ));
         news["_meta"] = json!({"topic": "user:alice", "position": {"epoch": "e", "offset": 1}});
         assert!(matches!(heard(&news), Heard::Message(_)));
     }

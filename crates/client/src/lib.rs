@@ -65,8 +65,8 @@ pub use producer::Producer;
 pub use task::{CancelledTasks, Task};
 
 pub use countersign_protocol::{
-    Address, Answer, CallbackId, Decision, IdempotencyKey, OnTimeout, Payload, Position, Resolution, Status, TaskId,
-    TopicName, UserId,
+    Address, Answer, ByKind, CallbackId, Decision, IdempotencyKey, OnTimeout, Payload, Position, Resolution, Status,
+    TaskId, TopicName, UserId,
     notification::StepResult,
     producer::{BatchItem, Published},
     workflow::WorkflowUpdate,

@@ -208,9 +208,7 @@ impl Session {
                 if news { event(Event::Callback(callback)) } else { Vec::new() }
             }
             Heard::OpenCallbacks(ids) => self.converge(ids),
-            Heard::Resolved(id, status, by) => {
-                self.end(id).then(|| resolved(id, Some(status), by)).into_iter().collect()
-            }
+            Heard::Resolved(ended) => self.end(ended.callback_id).then(|| resolved(ended)).into_iter().collect(),
             Heard::TaskCancelled(cancelled) => {
                 let waiting: Vec<_> = self
                     .asked
@@ -306,7 +304,7 @@ impl Session {
     fn converge(&mut self, ids: Vec<CallbackId>) -> Vec<Output> {
         let gone: Vec<_> = self.open.iter().filter(|id| !ids.contains(id)).copied().collect();
         let mut outputs: Vec<_> =
-            gone.into_iter().filter(|&id| self.end(id)).map(|id| resolved(id, None, None)).collect();
+            gone.into_iter().filter(|&id| self.end(id)).map(|id| resolved(Resolved::while_away(id))).collect();
         outputs.push(Output::Event(Event::OpenCallbacks(ids)));
         outputs
     }
@@ -357,8 +355,8 @@ impl Session {
     }
 }
 
-fn resolved(callback_id: CallbackId, status: Option<countersign_protocol::Status>, by: Option<String>) -> Output {
-    Output::Event(Event::CallbackResolved(Resolved { callback_id, status, by }))
+fn resolved(ended: Resolved) -> Output {
+    Output::Event(Event::CallbackResolved(ended))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! A session is told frames and asked what changed; no socket is needed to show that it converges.
 
 use super::*;
-use countersign_protocol::{Status, ids::Partition};
+use countersign_protocol::{ByKind, Status, ids::Partition};
 
 const CONNECTED: &str = r#"{"type":"connected","connection_id":"c1","user_id":"alice","node_id":"n1","ping_interval":30.0,"positions":{"broadcast":{"epoch":"b","offset":5},"user:alice":{"epoch":"","offset":0}}}"#;
 
@@ -56,8 +56,10 @@ fn a_question_is_told_once_however_often_it_arrives() {
     let mut session = connected();
     assert!(matches!(&events(session.receive(&question(1)))[..], [Event::Callback(told)] if told.callback_id == id(1)));
     assert!(events(session.receive(&question(1))).is_empty());
-    let ended = json!({"type": "callback_resolved", "callback_id": id(1), "status": "confirmed", "by": "bob"});
-    let resolved = Resolved { callback_id: id(1), status: Some(Status::Confirmed), by: Some("bob".into()) };
+    let ended = json!({"type": "callback_resolved", "callback_id": id(1), "status": "confirmed", "by": "bob",
+        "by_kind": "user"});
+    let (status, by_kind) = (Some(Status::Confirmed), Some(ByKind::User));
+    let resolved = Resolved { callback_id: id(1), status, by: Some("bob".into()), by_kind };
     assert_eq!(events(session.receive(&ended.to_string())), [Event::CallbackResolved(resolved)]);
     assert!(events(session.receive(&question(1))).is_empty(), "a late copy of an ended question");
     assert!(events(session.receive(&ended.to_string())).is_empty());
@@ -71,7 +73,7 @@ fn what_the_list_does_not_name_has_ended() {
     session.disconnected();
     session.receive(CONNECTED);
     assert!(events(session.receive(&question(2))).is_empty());
-    let resolved = Resolved { callback_id: id(1), status: None, by: None };
+    let resolved = Resolved::while_away(id(1));
     assert_eq!(
         events(session.receive(&list(&[2]))),
         [Event::CallbackResolved(resolved), Event::OpenCallbacks(vec![id(2)])]

@@ -1,6 +1,6 @@
 //! What a producer is told about tasks.
 
-use countersign_protocol::{CallbackId, TaskId, UserId};
+use countersign_protocol::{ByKind, CallbackId, TaskId, UserId};
 use serde::Deserialize;
 
 use crate::event::TaskCancelled;
@@ -27,6 +27,9 @@ pub struct Task {
     /// A user id, `"producer"` or `"guest"`.
     #[serde(default)]
     pub cancelled_by: Option<String>,
+    /// What kind of party that is: a user may be called `producer`. `None` where it is not known.
+    #[serde(default, deserialize_with = "ByKind::deserialize_known")]
+    pub cancelled_by_kind: Option<ByKind>,
     /// When, in Unix seconds by the gateway's clock.
     #[serde(default)]
     pub cancelled_at: Option<f64>,

@@ -177,6 +177,9 @@ fn told(receipt: Kept) -> Receipt {
         (true, Some(_)) => ReceiptStatus::Delivered,
         (true, None) => ReceiptStatus::Queued,
     };
-    let acks = acks.into_iter().map(|ack| Ack { by: ack.by, connection_id: ack.connection, at: ack.at }).collect();
+    let acks = acks
+        .into_iter()
+        .map(|ack| Ack { by: ack.by, by_kind: ack.by_kind, connection_id: ack.connection, at: ack.at })
+        .collect();
     Receipt { message_id: id, user_id: user, status, queued_at, delivered_at, acks }
 }

@@ -141,6 +141,7 @@ mod tests {
             data: None,
             resolution: Resolution::User,
             by: Some("alice".into()),
+            by_kind: Some(countersign_protocol::ByKind::User),
             at: 1.0,
         }
     }

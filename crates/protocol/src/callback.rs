@@ -1,7 +1,7 @@
 //! Statuses and decisions of callbacks. A callback is `pending` until it ends, exactly once, with a [`Decision`];
 //! silence (`resolution: "timeout"`) can always be told from consent (`resolution: "user"`).
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::{fields::FieldError, ids::CallbackId};
@@ -101,6 +101,43 @@ impl OnTimeout {
     }
 }
 
+/// What kind of party a `by` names: a user may be called `producer` or `guest`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ByKind {
+    /// A user, named by id.
+    User,
+    /// A connection without a user, in open mode.
+    Guest,
+    /// A producer.
+    Producer,
+}
+
+impl ByKind {
+    /// As it is written on the wire and in Redis.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Guest => "guest",
+            Self::Producer => "producer",
+        }
+    }
+
+    /// Reads what [`Self::as_str`] wrote.
+    pub fn from_text(text: &str) -> Option<Self> {
+        [Self::User, Self::Guest, Self::Producer].into_iter().find(|kind| kind.as_str() == text)
+    }
+
+    /// Reads a `by_kind` that may be null, absent (with `#[serde(default)]`), or of a kind that a newer version knows.
+    ///
+    /// # Errors
+    /// What is neither text nor null.
+    pub fn deserialize_known<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Self>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        Ok(text.as_deref().and_then(Self::from_text))
+    }
+}
+
 /// How a callback ended, and the confirmation: what every wait returns, now and until the record's retention ends.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
@@ -120,6 +157,9 @@ pub struct Decision {
     pub resolution: Resolution,
     /// The user id of the person, `"producer"` for a cancellation by one, `"guest"` for an unnamed connection in open mode, `None` for a timeout.
     pub by: Option<String>,
+    /// What kind of party `by` names; `None` for a timeout, and where an older version has not recorded it.
+    #[serde(default, deserialize_with = "ByKind::deserialize_known")]
+    pub by_kind: Option<ByKind>,
     /// When, in Unix seconds, by the backplane's clock.
     pub at: f64,
 }
@@ -139,5 +179,28 @@ mod tests {
             assert_eq!(json!(choice), json!(choice.as_str()));
             assert_eq!(OnTimeout::parse(choice.as_str()), Ok(choice));
         }
+        for kind in [ByKind::User, ByKind::Guest, ByKind::Producer] {
+            assert_eq!(json!(kind), json!(kind.as_str()));
+            assert_eq!(ByKind::from_text(kind.as_str()), Some(kind));
+        }
+    }
+
+    #[test]
+    fn a_decision_of_an_older_or_a_newer_version_can_be_read() {
+        let decision = |by_kind: Option<Value>| {
+            let mut decision = json!({
+                "callback_id": "07-00000000000000000000000000000001", "status": "cancelled", "proceed": false,
+                "feedback": null, "choice": null, "data": null, "resolution": "cancelled", "by": "producer", "at": 1.0,
+            });
+            if let Some(kind) = by_kind {
+                decision["by_kind"] = kind;
+            }
+            serde_json::from_value::<Decision>(decision).map(|decision| decision.by_kind)
+        };
+        assert_eq!(decision(None).unwrap(), None);
+        assert_eq!(decision(Some(Value::Null)).unwrap(), None);
+        assert_eq!(decision(Some(json!("from_the_future"))).unwrap(), None);
+        assert_eq!(decision(Some(json!("producer"))).unwrap(), Some(ByKind::Producer));
+        assert!(decision(Some(json!(5))).is_err());
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::{
-    callback::{Decision, Status},
+    callback::{ByKind, Decision, Status},
     close::Close,
     ids::{CallbackId, ConnectionId, NodeId, TaskId, TopicName, UserId},
     position::Position,
@@ -79,6 +79,8 @@ pub enum Event {
         status: Status,
         /// Who ended it.
         by: Option<String>,
+        /// What kind of party that is.
+        by_kind: Option<ByKind>,
     },
     /// Answer to `ping`.
     Pong {

@@ -80,7 +80,8 @@ mod tests {
         });
         let notification = Notification::parse(body.to_string().as_bytes()).unwrap();
         assert_eq!(kind(notification.message_head(an_id()) + "}"), Kind::Question(an_id()));
-        let ended = Event::CallbackResolved { callback_id: an_id(), status: Status::Confirmed, by: None };
+        let ended =
+            Event::CallbackResolved { callback_id: an_id(), status: Status::Confirmed, by: None, by_kind: None };
         assert_eq!(kind(ended.to_json()), Kind::End(an_id()));
         assert_eq!(kind(r#"{"type":"task_cancelled","user_id":null}"#.to_owned()), Kind::TaskCancelled);
     }

@@ -42,7 +42,7 @@ pub mod workflow;
 
 pub use action::{Action, ActionError, Answer, Incoming, Subscription};
 pub use address::{Address, AddressError};
-pub use callback::{Decision, OnTimeout, Resolution, Status};
+pub use callback::{ByKind, Decision, OnTimeout, Resolution, Status};
 pub use event::{Event, Reply};
 pub use fields::FieldError;
 pub use ids::{

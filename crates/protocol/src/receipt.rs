@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    callback::ByKind,
     ids::{ConnectionId, MessageId, UserId},
     producer::Published,
 };
@@ -27,6 +28,9 @@ pub enum ReceiptStatus {
 pub struct Ack {
     /// The user's id, or `guest`.
     pub by: String,
+    /// Which of the two; `None` where an older version has not recorded it.
+    #[serde(default, deserialize_with = "ByKind::deserialize_known")]
+    pub by_kind: Option<ByKind>,
     /// From which connection.
     pub connection_id: ConnectionId,
     /// Unix seconds.
@@ -78,12 +82,17 @@ mod tests {
             message_id: MessageId::new(Partition::from_number(7).unwrap(), 1),
             status: ReceiptStatus::Acked,
             delivered_at: Some(1.5),
-            acks: vec![Ack { by: "alice".to_owned(), connection_id: ConnectionId::parse("c").unwrap(), at: 2.0 }],
+            acks: vec![Ack {
+                by: "alice".to_owned(),
+                by_kind: Some(ByKind::User),
+                connection_id: ConnectionId::parse("c").unwrap(),
+                at: 2.0,
+            }],
             published: Published { position: Some(Position::new("e", 3)), nodes: None },
         };
         let expected = json!({
             "message_id": "07-00000000000000000000000000000001", "status": "acked", "delivered_at": 1.5,
-            "acks": [{"by": "alice", "connection_id": "c", "at": 2.0}], "position": {"epoch": "e", "offset": 3},
+            "acks": [{"by": "alice", "by_kind": "user", "connection_id": "c", "at": 2.0}], "position": {"epoch": "e", "offset": 3},
         });
         assert_eq!(serde_json::to_value(&reply).unwrap(), expected);
         assert_eq!(serde_json::from_value::<Acknowledged>(expected).unwrap(), reply);

@@ -7,20 +7,20 @@ use countersign_protocol::{CallbackId, Event, TaskId, TopicName, UserId};
 use super::{clock::seconds, lifecycle::Lifecycle, record::End};
 use crate::{
     Channel,
-    callbacks::{CancelledTask, Canceller, TaskState},
+    callbacks::{Cancellation, CancelledTask, Canceller, TaskState},
 };
 
 impl Lifecycle {
     /// Cancels one user's task.
     pub(super) fn cancel_task(&mut self, now: u64, user: &UserId, task: &TaskId, by: &Canceller) -> CancelledTask {
-        self.tombstones.set(now, Some(user), task, by.as_str());
+        self.tombstones.set(now, Some(user), task, by);
         let callbacks_closed = self.close_task(now, user, task, by);
         self.announce_cancelled(now, user, task, callbacks_closed)
     }
 
     /// Cancels every user's task of this name; those whose callbacks it closed.
     pub(super) fn cancel_tasks_named(&mut self, now: u64, task: &TaskId, by: &Canceller) -> Vec<CancelledTask> {
-        self.tombstones.set(now, None, task, by.as_str());
+        self.tombstones.set(now, None, task, by);
         let mut cancelled = Vec::new();
         for user in self.users_with_open() {
             let callbacks_closed = self.close_task(now, &user, task, by);
@@ -41,7 +41,11 @@ impl Lifecycle {
     /// What is known of a user's task.
     pub(super) fn task(&mut self, now: u64, user: &UserId, task: &TaskId) -> TaskState {
         self.time_out_due_of(now, user);
-        let cancelled = self.tombstones.find(user, task).map(|tombstone| (tombstone.by, seconds(tombstone.at_ms)));
+        let cancelled = self.tombstones.find(user, task).map(|tombstone| Cancellation {
+            by: tombstone.by.as_str().to_owned(),
+            by_kind: Some(tombstone.by.kind()),
+            at: seconds(tombstone.at_ms),
+        });
         TaskState { cancelled, open: self.open_of_task(user, task) }
     }
 
@@ -50,7 +54,7 @@ impl Lifecycle {
         self.time_out_due_of(now, user);
         let open = self.open_of_task(user, task);
         for id in &open {
-            self.end(now, *id, End::cancelled(*id, now, by.as_str()));
+            self.end(now, *id, End::cancelled(*id, now, by));
         }
         open.len() as u64
     }

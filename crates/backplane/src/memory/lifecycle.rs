@@ -148,7 +148,7 @@ impl Lifecycle {
 
     /// Answers a callback.
     pub(super) fn confirm(&mut self, now: u64, via: &NodeId, confirm: Confirm) -> Confirmed {
-        let Confirm { id, by, answer, proceed, judged, connection } = confirm;
+        let Confirm { id, by, answer, proceed, judged, must_be_judged, connection } = confirm;
         match (self.records.get(&id), &by) {
             (None, _) => return Confirmed::NotFound,
             (Some(record), Answerer::User(user)) if record.user != *user => return Confirmed::NotFound,
@@ -160,7 +160,9 @@ impl Lifecycle {
         match &record.end {
             Some(end) if end.is_repeated_by(&by, &answer, meant) => Confirmed::Accepted(end.decision.clone()),
             Some(end) => Confirmed::AlreadyResolved(end.decision.clone()),
-            None if !record.plain && !judged => Confirmed::Judge(Box::new(record.callback(id, now))),
+            None if (must_be_judged || !record.plain) && !judged => {
+                Confirmed::Judge(Box::new(record.callback(id, now)))
+            }
             None => {
                 let via = AnsweredVia { connection, node: via.clone() };
                 let end = End::answered(id, now, &by, answer, proceed, via);
@@ -183,7 +185,7 @@ impl Lifecycle {
             None => Withdrawn::NotFound,
             Some(Callback { decision: Some(decision), .. }) => Withdrawn::AlreadyResolved(decision),
             Some(_) => {
-                let end = End::cancelled(id, now, Canceller::Producer.as_str());
+                let end = End::cancelled(id, now, &Canceller::Producer);
                 let decision = end.decision.clone();
                 self.end(now, id, end);
                 Withdrawn::Closed(decision)
@@ -292,7 +294,12 @@ impl Lifecycle {
         self.retain(now, id);
         let answer = Payload::encode(&decision).expect("a decision is an object with text keys");
         self.outbox.push((Channel::Answer(id), answer.bytes().clone()));
-        let resolved = Event::CallbackResolved { callback_id: id, status: decision.status, by: decision.by };
+        let resolved = Event::CallbackResolved {
+            callback_id: id,
+            status: decision.status,
+            by: decision.by,
+            by_kind: decision.by_kind,
+        };
         self.tell(&user, resolved.to_json().into());
     }
 

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     BackplaneError, Channel, Result,
-    callbacks::{Answerer, Canceller},
+    callbacks::Answerer,
     receipts::{Ack, MOST_ACKS, OpenReceipt, Receipt, Receipts},
 };
 
@@ -74,12 +74,13 @@ impl ReceiptBook {
         if receipt.acks.len() >= MOST_ACKS || receipt.acks.iter().any(|ack| ack.connection == *connection) {
             return (true, false);
         }
-        let by = match by {
-            Answerer::User(user) => user.as_str(),
-            Answerer::Guest => Canceller::Guest.as_str(),
-        };
         receipt.delivered_at.get_or_insert(seconds(now));
-        receipt.acks.push(Ack { by: by.to_owned(), connection: connection.clone(), at: seconds(now) });
+        receipt.acks.push(Ack {
+            by: by.as_str().to_owned(),
+            by_kind: Some(by.kind()),
+            connection: connection.clone(),
+            at: seconds(now),
+        });
         (true, true)
     }
 

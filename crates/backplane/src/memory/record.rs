@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use countersign_protocol::{
-    Answer, CallbackId, Decision, IdempotencyKey, NodeId, OnTimeout, Payload, Resolution, Status, TaskId, UserId,
+    Answer, ByKind, CallbackId, Decision, IdempotencyKey, NodeId, OnTimeout, Payload, Resolution, Status, TaskId,
+    UserId,
 };
 
 use super::clock::seconds;
@@ -73,8 +74,9 @@ impl End {
     }
 
     /// By a cancellation.
-    pub(super) fn cancelled(id: CallbackId, now: u64, by: &str) -> Self {
-        let decision = decision(id, now, Status::Cancelled, Some(false), Resolution::Cancelled, Some(by));
+    pub(super) fn cancelled(id: CallbackId, now: u64, by: &Canceller) -> Self {
+        let by = Some((by.as_str(), by.kind()));
+        let decision = decision(id, now, Status::Cancelled, Some(false), Resolution::Cancelled, by);
         Self { decision, answer_id: None, via: None }
     }
 
@@ -92,7 +94,7 @@ impl End {
             feedback: answer.feedback,
             choice: answer.choice,
             data: answer.data,
-            ..decision(id, now, status, Some(proceed), Resolution::User, Some(name_of(by)))
+            ..decision(id, now, status, Some(proceed), Resolution::User, Some((by.as_str(), by.kind())))
         };
         Self { decision, answer_id: answer.answer_id, via: Some(via) }
     }
@@ -103,17 +105,9 @@ impl End {
         self.decision.resolution == Resolution::User
             && proceed.is_none_or(|proceed| self.decision.proceed == Some(proceed))
             && (feedback, choice, data) == (&answer.feedback, &answer.choice, &answer.data)
-            && self.decision.by.as_deref() == Some(name_of(by))
+            && (self.decision.by.as_deref(), self.decision.by_kind) == (Some(by.as_str()), Some(by.kind()))
             && self.answer_id.is_some()
             && self.answer_id == answer.answer_id
-    }
-}
-
-/// The `by` of an answer.
-fn name_of(by: &Answerer) -> &str {
-    match by {
-        Answerer::User(id) => id.as_str(),
-        Answerer::Guest => Canceller::Guest.as_str(),
     }
 }
 
@@ -123,7 +117,7 @@ fn decision(
     status: Status,
     proceed: Option<bool>,
     resolution: Resolution,
-    by: Option<&str>,
+    by: Option<(&str, ByKind)>,
 ) -> Decision {
     Decision {
         callback_id: id,
@@ -133,7 +127,8 @@ fn decision(
         choice: None,
         data: None,
         resolution,
-        by: by.map(str::to_owned),
+        by: by.map(|(name, _)| name.to_owned()),
+        by_kind: by.map(|(_, kind)| kind),
         at: seconds(now),
     }
 }

@@ -125,7 +125,17 @@ async fn when_everything_has_expired_nothing_is_left() {
             2 => {
                 let by = Answerer::User(user.clone());
                 let answer = Answer { answer_id: Some("a".to_owned()), ..Answer::default() };
-                node.confirm(Confirm { id, by, answer, proceed: true, judged: false, connection: None }).await.unwrap();
+                node.confirm(Confirm {
+                    id,
+                    by,
+                    answer,
+                    proceed: true,
+                    judged: false,
+                    must_be_judged: false,
+                    connection: None,
+                })
+                .await
+                .unwrap();
             }
             3 => drop(node.cancel_task(&user, &task, &Canceller::User(user.clone())).await.unwrap()),
             // Left to its deadline.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use countersign_protocol::{TaskId, UserId};
 
 use super::expiry::Expiries;
+use crate::callbacks::Canceller;
 
 /// What is cancelled: a task of one user, or (without a user) every task of this name.
 type Grave = (Option<UserId>, TaskId);
@@ -12,7 +13,7 @@ type Grave = (Option<UserId>, TaskId);
 /// Who cancelled a task and when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Tombstone {
-    pub(super) by: String,
+    pub(super) by: Canceller,
     pub(super) at_ms: u64,
 }
 
@@ -30,10 +31,10 @@ impl Tombstones {
     }
 
     /// Cancels, again if need be: the retention begins anew.
-    pub(super) fn set(&mut self, now: u64, user: Option<&UserId>, task: &TaskId, by: &str) {
+    pub(super) fn set(&mut self, now: u64, user: Option<&UserId>, task: &TaskId, by: &Canceller) {
         let grave = (user.cloned(), task.clone());
         self.ends.set(grave.clone(), now.saturating_add(self.retention_ms));
-        self.stones.insert(grave, Tombstone { by: by.to_owned(), at_ms: now });
+        self.stones.insert(grave, Tombstone { by: by.clone(), at_ms: now });
     }
 
     /// Whether there was one to lift.

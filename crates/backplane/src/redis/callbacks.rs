@@ -168,10 +168,10 @@ impl RedisBackplane {
     }
 
     fn confirm_script(&self, confirm: &Confirm) -> ScriptInvocation<'static> {
-        let Confirm { id, by, answer, proceed, judged, connection } = confirm;
-        let (user, name, kind) = match by {
-            Answerer::User(user) => (user.as_str(), user.as_str(), 'u'),
-            Answerer::Guest => ("", Canceller::Guest.as_str(), 'g'),
+        let Confirm { id, by, answer, proceed, judged, must_be_judged, connection } = confirm;
+        let (user, kind) = match by {
+            Answerer::User(user) => (user.as_str(), 'u'),
+            Answerer::Guest => ("", 'g'),
         };
         // Without a name of the client's, the answer gets one of ours, so that our own repeat is recognised.
         let answer_name = match answer.answer_id.as_deref() {
@@ -183,7 +183,7 @@ impl RedisBackplane {
             .key(self.keys.record(*id))
             .arg(id.to_string())
             .arg(user)
-            .arg(json(&name))
+            .arg(json(&by.as_str()))
             .arg(u8::from(*judged))
             .arg(if *proceed { "confirmed" } else { "declined" })
             .arg(json(proceed))
@@ -192,7 +192,8 @@ impl RedisBackplane {
             .arg(json(&answer.data))
             .arg(answer_name)
             .arg(connection.as_ref().map_or("", |connection| connection.as_str()))
-            .arg(self.node.as_str());
+            .arg(self.node.as_str())
+            .arg(u8::from(*must_be_judged));
         script
     }
 }

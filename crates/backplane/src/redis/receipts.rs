@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use async_trait::async_trait;
-use countersign_protocol::{ConnectionId, MessageId, UserId};
+use countersign_protocol::{ByKind, ConnectionId, MessageId, UserId};
 use redis::{Value, cmd, from_redis_value};
 
 use super::{
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     BackplaneError, Result,
-    callbacks::{Answerer, Canceller},
+    callbacks::Answerer,
     receipts::{Ack, MOST_ACKS, OpenReceipt, Receipt, Receipts},
 };
 
@@ -50,16 +50,16 @@ impl Receipts for RedisBackplane {
     }
 
     async fn ack(&self, id: MessageId, by: &Answerer, connection: &ConnectionId) -> Result<bool> {
-        let (user, name) = match by {
-            Answerer::User(user) => (user.as_str(), user.as_str()),
-            Answerer::Guest => ("", Canceller::Guest.as_str()),
+        let user = match by {
+            Answerer::User(user) => user.as_str(),
+            Answerer::Guest => "",
         };
         let mut script = self.on_partition(&SCRIPTS.ack, id.partition());
         script
             .key(self.keys.receipt(id))
             .arg(id.to_string())
             .arg(user)
-            .arg(name)
+            .arg(by.as_str())
             .arg(connection.as_str())
             .arg(MOST_ACKS);
         let answer = repeat(|| self.lanes.script(&script)).await?.value;
@@ -82,7 +82,7 @@ fn read_receipt(id: MessageId, fields: Value) -> Result<Option<Receipt>, Command
     let mut acks = fields
         .iter()
         .filter_map(|(name, value)| Some((name.strip_prefix("ack:")?, value)))
-        .map(|(connection, value)| read_ack(connection, value))
+        .map(|(connection, value)| read_ack(connection, value, user, fields.get(&format!("kind:{connection}"))))
         .collect::<Result<Vec<_>, _>>()?;
     acks.sort_by_key(|(turn, _)| *turn);
     Ok(Some(Receipt {
@@ -94,12 +94,21 @@ fn read_receipt(id: MessageId, fields: Value) -> Result<Option<Receipt>, Command
     }))
 }
 
-/// `<turn>|<ms>|<by>`.
-fn read_ack(connection: &str, value: &str) -> Result<(u64, Ack), CommandError> {
+/// `<turn>|<ms>|<by>`, of a message to `user`, and what kind of party it was where the name does not say that.
+fn read_ack(connection: &str, value: &str, user: &str, kind: Option<&String>) -> Result<(u64, Ack), CommandError> {
     let mut parts = value.splitn(3, '|');
     let mut next = || parts.next().ok_or_else(|| CommandError::unreadable("an acknowledgement is of another version"));
     let turn = next()?.parse().map_err(unreadable)?;
     let at = seconds(next()?.parse().map_err(unreadable)?);
     let connection = ConnectionId::parse(connection).map_err(unreadable)?;
-    Ok((turn, Ack { by: next()?.to_owned(), connection, at }))
+    let by = next()?.to_owned();
+    let guest = Answerer::Guest;
+    let by_kind = match kind {
+        Some(kind) => ByKind::from_text(kind),
+        None if by != guest.as_str() => Some(ByKind::User),
+        // Only the user whose message it is and guests can acknowledge it.
+        None if by != user => Some(guest.kind()),
+        None => None,
+    };
+    Ok((turn, Ack { by, by_kind, connection, at }))
 }

@@ -1,7 +1,7 @@
 //! Cancelling tasks in Redis. A cancelled task is a tombstone that opening looks at; a user's own, or one for all users of
 //! a name, of which every partition has a copy.
 
-use countersign_protocol::{CallbackId, Partition, TaskId, UserId};
+use countersign_protocol::{ByKind, CallbackId, Partition, TaskId, UserId};
 use redis::{Cmd, Value, cmd, from_redis_value};
 
 use super::{
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Result,
-    callbacks::{CancelledTask, Canceller, TaskState},
+    callbacks::{Cancellation, CancelledTask, Canceller, TaskState},
 };
 
 impl RedisBackplane {
@@ -25,7 +25,8 @@ impl RedisBackplane {
             .arg(task.as_str())
             .arg(by.as_str())
             .arg(millis(self.settings.cancel_retention).max(1))
-            .arg(minted());
+            .arg(minted())
+            .arg(by.kind().as_str());
         let answer = self.verb(&script).await?.value;
         let (at, callbacks_closed): (u64, u64) = from_redis_value(answer).map_err(unreadable)?;
         self.replicated().await;
@@ -46,7 +47,8 @@ impl RedisBackplane {
                     .arg(task.as_str())
                     .arg(by.as_str())
                     .arg(millis(self.settings.cancel_retention).max(1))
-                    .arg(&name);
+                    .arg(&name)
+                    .arg(by.kind().as_str());
                 Step::Script(script)
             })
             .collect();
@@ -107,12 +109,14 @@ impl RedisBackplane {
         let answer = self.verb(&script).await?.value;
         let mut parts = from_redis_value::<Vec<Value>>(answer).map_err(unreadable)?.into_iter();
         let by: String = from_redis_value(parts.next().unwrap_or_default()).map_err(unreadable)?;
+        let kind: String = from_redis_value(parts.next().unwrap_or_default()).map_err(unreadable)?;
         let at: u64 = from_redis_value(parts.next().unwrap_or_default()).map_err(unreadable)?;
         let open = parts.map(|id| {
             let id: String = from_redis_value(id).map_err(unreadable)?;
             CallbackId::parse(&id).map_err(unreadable)
         });
-        let cancelled = (!by.is_empty()).then(|| (by, seconds(at)));
+        let cancelled =
+            (!by.is_empty()).then(|| Cancellation { by, by_kind: ByKind::from_text(&kind), at: seconds(at) });
         Ok(TaskState { cancelled, open: open.collect::<Result<_, CommandError>>()? })
     }
 }

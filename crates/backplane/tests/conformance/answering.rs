@@ -4,9 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use countersign_backplane::{
     Channel, Settings,
-    callbacks::{Canceller, Confirm, Confirmed, Withdrawn},
+    callbacks::{Answerer, Canceller, Confirm, Confirmed, Withdrawn},
+    receipts::OpenReceipt,
 };
-use countersign_protocol::{Answer, CallbackId, Decision, Status};
+use countersign_protocol::{Answer, ByKind, CallbackId, ConnectionId, Decision, MessageId, Status};
 use serde_json::json;
 use tokio::sync::Barrier;
 
@@ -49,7 +50,8 @@ pub(crate) async fn a_confirm_on_another_node_ends_the_wait<F: Fixture>() {
     assert_eq!(serde_json::from_value::<Decision>(value(&heard[0])).unwrap(), decision);
     assert_eq!(decided(waiting.read(open.id).await.unwrap()), decision);
     let events = fixture.values_so_far(&waiting, &user_channel("alice")).await;
-    let resolved = json!({"type": "callback_resolved", "callback_id": open.id, "status": "confirmed", "by": "alice"});
+    let resolved = json!({"type": "callback_resolved", "callback_id": open.id, "status": "confirmed", "by": "alice",
+        "by_kind": "user"});
     assert_eq!(events[1..], [resolved]);
 }
 
@@ -170,8 +172,8 @@ pub(crate) async fn a_withdrawn_callback_is_cancelled_by_the_producer<F: Fixture
     let heard = fixture.values_so_far(&two, &Channel::Answer(open.id)).await;
     assert_eq!(heard.len(), 1);
     assert_eq!(serde_json::from_value::<Decision>(heard[0].clone()).unwrap(), decision);
-    let resolved =
-        json!({"type": "callback_resolved", "callback_id": open.id, "status": "cancelled", "by": "producer"});
+    let resolved = json!({"type": "callback_resolved", "callback_id": open.id, "status": "cancelled", "by": "producer",
+        "by_kind": "producer"});
     assert_eq!(fixture.values_so_far(&two, &user_channel("alice")).await[2..], [resolved]);
     let decision = accepted(one.confirm(answer(confirmed.id, "alice", true)).await.unwrap());
     assert_eq!(two.withdraw(confirmed.id).await, Ok(Withdrawn::AlreadyResolved(decision)));
@@ -354,4 +356,82 @@ pub(crate) async fn a_cancelled_task_and_its_answers_leave_the_other_user_alone<
     assert_eq!(node.task(&user("bob"), &task("same")).await.unwrap().open, [of_bob.id]);
     assert!(node.open(ask("bob", "same")).await.unwrap().callback.decision.is_none());
     accepted(node.confirm(answer(of_bob.id, "bob", true)).await.unwrap());
+}
+
+pub(crate) async fn an_answer_that_must_be_judged_is_only_looked_at_by_those_whom_the_question_asks<F: Fixture>() {
+    let fixture = F::start(Settings::default()).await;
+    let node = fixture.node("one").await;
+    let (plain, offered) = (ask("alice", "t"), ask("alice", "t"));
+    let offered = countersign_backplane::callbacks::OpenCallback { plain: false, ..offered };
+    for open in [&plain, &offered] {
+        node.open(open.clone()).await.unwrap();
+        let odd = |user_name: &str| Confirm {
+            answer: Answer { choice: Some("?".to_owned()), ..Answer::default() },
+            proceed: false,
+            must_be_judged: true,
+            ..answer(open.id, user_name, false)
+        };
+        assert_eq!(node.confirm(odd("eve")).await, Ok(Confirmed::NotFound));
+        assert!(matches!(node.confirm(odd("alice")).await, Ok(Confirmed::Judge(callback)) if callback.id == open.id));
+        let judged = Confirm { judged: true, ..odd("eve") };
+        assert_eq!(node.confirm(judged).await, Ok(Confirmed::NotFound));
+        assert_eq!(node.read(open.id).await.unwrap().unwrap().status(), Status::Pending);
+        let decision = accepted(node.confirm(Confirm { judged: true, ..odd("alice") }).await.unwrap());
+        assert_eq!(node.confirm(odd("eve")).await, Ok(Confirmed::NotFound));
+        assert_eq!(already(node.confirm(odd("alice")).await.unwrap()), decision);
+    }
+}
+
+pub(crate) async fn a_user_who_is_called_guest_or_producer_is_told_from_them<F: Fixture>() {
+    let fixture = F::start(Settings::default()).await;
+    let node = fixture.node("one").await;
+    for name in ["alice", "guest", "producer"] {
+        let _events = node.hear(&user_channel(name)).await;
+        let opens = [(); 6].map(|()| ask(name, "t"));
+        for open in &opens[..4] {
+            node.open(open.clone()).await.unwrap();
+        }
+        let by_user = accepted(node.confirm(answer(opens[0].id, name, true)).await.unwrap());
+        let by_guest = accepted(node.confirm(by_guest(answer(opens[1].id, name, true))).await.unwrap());
+        let by_producer = closed(node.withdraw(opens[2].id).await.unwrap());
+        let mut expected = vec![
+            (by_user.clone(), name, ByKind::User),
+            (by_guest, "guest", ByKind::Guest),
+            (by_producer, "producer", ByKind::Producer),
+        ];
+        // What is cancelled and what is asked afterwards.
+        let cancellers = [Canceller::User(user(name)), Canceller::Guest, Canceller::Producer];
+        for (canceller, n) in cancellers.iter().zip(3..) {
+            let open = &opens[n];
+            node.lift(Some(&user(name)), &task("t")).await.unwrap();
+            node.open(open.clone()).await.unwrap();
+            node.cancel_task(&user(name), &task("t"), canceller).await.unwrap();
+            let late = ask(name, "t");
+            let late = node.open(late).await.unwrap().callback.decision.unwrap();
+            let known = node.task(&user(name), &task("t")).await.unwrap().cancelled.unwrap();
+            assert_eq!((known.by.as_str(), known.by_kind), (canceller.as_str(), Some(canceller.kind())));
+            expected.push((decided(node.read(open.id).await.unwrap()), canceller.as_str(), canceller.kind()));
+            assert_eq!((late.by.as_deref(), late.by_kind), (Some(canceller.as_str()), Some(canceller.kind())));
+        }
+        let told = fixture.values_so_far(&node, &user_channel(name)).await;
+        for (decision, by, kind) in expected {
+            assert_eq!((decision.by.as_deref(), decision.by_kind), (Some(by), Some(kind)), "{decision:?}");
+            let resolved = json!({
+                "type": "callback_resolved", "callback_id": decision.callback_id, "status": decision.status,
+                "by": by, "by_kind": kind,
+            });
+            assert_eq!(told.iter().filter(|event| **event == resolved).count(), 1, "{resolved} in {told:?}");
+            assert_eq!(decided(node.read(decision.callback_id).await.unwrap()), decision);
+        }
+        // An acknowledgement names somebody too.
+        let id = MessageId::parse(&opens[0].id.to_string()).unwrap();
+        let receipt = OpenReceipt { id, user: user(name), key: None, retention: Duration::from_secs(60) };
+        node.open_receipt(receipt).await.unwrap();
+        for (answerer, connection) in [(Answerer::User(user(name)), "c1"), (Answerer::Guest, "c2")] {
+            assert!(node.ack(id, &answerer, &ConnectionId::parse(connection).unwrap()).await.unwrap());
+        }
+        let acks = node.receipt(id).await.unwrap().unwrap().acks;
+        let acks: Vec<_> = acks.iter().map(|ack| (ack.by.as_str(), ack.by_kind)).collect();
+        assert_eq!(acks, [(name, Some(ByKind::User)), ("guest", Some(ByKind::Guest))]);
+    }
 }

@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use countersign_backplane::{
     Channel, Settings,
-    callbacks::{CancelledTask, Canceller, TaskState},
+    callbacks::{Cancellation, CancelledTask, Canceller, TaskState},
 };
-use countersign_protocol::{Partition, Status, UserId};
+use countersign_protocol::{ByKind, Partition, Status, UserId};
 use serde_json::json;
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
 
 /// By whom a task is cancelled, if it is.
 async fn canceller(node: &Node, user_name: &str, task_name: &str) -> Option<String> {
-    node.task(&user(user_name), &task(task_name)).await.unwrap().cancelled.map(|(by, _)| by)
+    node.task(&user(user_name), &task(task_name)).await.unwrap().cancelled.map(|cancelled| cancelled.by)
 }
 
 pub(crate) async fn a_cancellation_closes_the_tasks_callbacks_and_tells_everybody<F: Fixture>() {
@@ -40,12 +40,13 @@ pub(crate) async fn a_cancellation_closes_the_tasks_callbacks_and_tells_everybod
         assert_eq!(already(two.confirm(answer(open.id, "alice", true)).await.unwrap()), decision);
     }
     let state = two.task(&user("alice"), &task("t")).await.unwrap();
-    assert_eq!(state, TaskState { cancelled: Some(("alice".to_owned(), cancelled.at)), open: vec![] });
+    let by = Cancellation { by: "alice".to_owned(), by_kind: Some(ByKind::User), at: cancelled.at };
+    assert_eq!(state, TaskState { cancelled: Some(by), open: vec![] });
     let state = two.task(&user("alice"), &task("u")).await.unwrap();
     assert_eq!(state, TaskState { cancelled: None, open: vec![other.id] });
     let notice = json!({"type": "task_cancelled", "user_id": "alice", "task_id": "t", "timestamp": cancelled.at, "callbacks_closed": 2});
     let resolved = [&first, &second]
-        .map(|open| json!({"type": "callback_resolved", "callback_id": open.id, "status": "cancelled", "by": "alice"}));
+        .map(|open| json!({"type": "callback_resolved", "callback_id": open.id, "status": "cancelled", "by": "alice", "by_kind": "user"}));
     for channel in &channels[..3] {
         let mut heard = fixture.values_so_far(&two, channel).await;
         heard.retain(|event| event["type"] != "task_step_result");
@@ -111,7 +112,8 @@ pub(crate) async fn a_cancellation_ends_with_its_retention_which_a_repeat_renews
     assert_eq!(again.callbacks_closed, 0);
     fixture.advance(SHORT + Duration::from_millis(50)).await;
     let state = node.task(&user("alice"), &task("renewed")).await.unwrap();
-    assert_eq!(state.cancelled, Some(("alice".to_owned(), again.at)), "who cancelled last");
+    let last = Cancellation { by: "alice".to_owned(), by_kind: Some(ByKind::User), at: again.at };
+    assert_eq!(state.cancelled, Some(last), "who cancelled last");
     for name in ["forgotten", "named"] {
         assert_eq!(canceller(&node, "alice", name).await, None);
         assert!(node.open(ask("alice", name)).await.unwrap().callback.decision.is_none());

@@ -49,7 +49,7 @@ pub(crate) async fn a_read_times_out_and_the_decision_is_the_one_chosen<F: Fixtu
         assert_eq!(serde_json::from_value::<Decision>(heard[0].clone()).unwrap(), decision);
     }
     let resolved = opens
-        .map(|open| json!({"type": "callback_resolved", "callback_id": open.id, "status": "timed_out", "by": null}));
+        .map(|open| json!({"type": "callback_resolved", "callback_id": open.id, "status": "timed_out", "by": null, "by_kind": null}));
     assert_eq!(fixture.values_so_far(&reader, &user_channel("alice")).await[3..], resolved);
 }
 
@@ -159,7 +159,7 @@ pub(crate) async fn sweeps_of_all_nodes_time_out_what_is_due_once<F: Fixture>() 
     assert_eq!(nodes[0].sweep().await.unwrap(), Swept { open: 30, ..Swept::default() });
     for (open, name) in due.iter().zip(&names) {
         let told = fixture.values_so_far(&nodes[0], &user_channel(name)).await;
-        let resolved = json!({"type": "callback_resolved", "callback_id": open.id, "status": "timed_out", "by": null});
+        let resolved = json!({"type": "callback_resolved", "callback_id": open.id, "status": "timed_out", "by": null, "by_kind": null});
         assert_eq!(told[2..], [resolved], "{name} heard of two questions and one end");
         assert_ended(&decided(nodes[1].read(open.id).await.unwrap()), Status::TimedOut, None);
     }
@@ -182,4 +182,21 @@ pub(crate) async fn a_great_many_due_at_once_all_time_out<F: Fixture>() {
         }
     }
     assert_eq!(timed_out, 700);
+}
+
+pub(crate) async fn what_ended_before_its_deadline_is_not_timed_out_again<F: Fixture>() {
+    let fixture = F::start(Settings::default()).await;
+    let node = fixture.node("one").await;
+    // Long enough for three steps on a busy machine.
+    let timeout = Duration::from_secs(2);
+    let opens = [(); 3].map(|()| soon(ask("alice", "t"), timeout));
+    for open in &opens {
+        node.open(open.clone()).await.unwrap();
+    }
+    node.confirm(answer(opens[0].id, "alice", true)).await.unwrap();
+    node.withdraw(opens[1].id).await.unwrap();
+    node.cancel_task(&user("alice"), &task("t"), &Canceller::Producer).await.unwrap();
+    fixture.advance(timeout).await;
+    let swept = node.sweep().await.unwrap();
+    assert_eq!((swept.timed_out, swept.open), (0, 0), "nothing of them is left in the index of deadlines");
 }

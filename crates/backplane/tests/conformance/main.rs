@@ -134,7 +134,9 @@ conformance! {
         of_a_confirm_and_a_cancellation_at_once_one_decides
         of_a_confirm_and_the_deadline_at_once_one_decides
         four_devices_on_two_nodes_get_one_decision
-        a_cancelled_task_and_its_answers_leave_the_other_user_alone;
+        a_cancelled_task_and_its_answers_leave_the_other_user_alone
+        an_answer_that_must_be_judged_is_only_looked_at_by_those_whom_the_question_asks
+        a_user_who_is_called_guest_or_producer_is_told_from_them;
     deadline:
         a_read_times_out_and_the_decision_is_the_one_chosen
         a_callback_is_open_until_its_deadline
@@ -144,6 +146,7 @@ conformance! {
         a_cancellation_past_the_deadline_times_out_what_was_due
         what_is_due_is_listed_nowhere
         sweeps_of_all_nodes_time_out_what_is_due_once
+        what_ended_before_its_deadline_is_not_timed_out_again
         a_great_many_due_at_once_all_time_out;
     cancelling:
         a_cancellation_closes_the_tasks_callbacks_and_tells_everybody

@@ -286,8 +286,17 @@ impl<F: Fixture> World<F> {
                     answer_id: answer_id.map(|n| format!("a{n}")),
                     ..Answer::default()
                 };
-                let confirmed =
-                    node.confirm(Confirm { id: id(slot), by, answer, proceed, judged, connection: None }).await;
+                let confirmed = node
+                    .confirm(Confirm {
+                        id: id(slot),
+                        by,
+                        answer,
+                        proceed,
+                        judged,
+                        must_be_judged: false,
+                        connection: None,
+                    })
+                    .await;
                 text(confirmed.map(|confirmed| match confirmed {
                     Confirmed::Accepted(by) => json!({ "accepted": decision(&by) }),
                     Confirmed::AlreadyResolved(by) => json!({ "already": decision(&by) }),
@@ -314,7 +323,7 @@ impl<F: Fixture> World<F> {
             Step::Lift { user, task } => text(node.lift(user.map(user_of).as_ref(), &task_of(task)).await),
             Step::Task { user, task } => text(node.task(&user_of(user), &task_of(task)).await.map(|state| {
                 let TaskState { cancelled, open } = state;
-                (cancelled.map(|(by, _)| by), open)
+                (cancelled.map(|cancelled| (cancelled.by, cancelled.by_kind)), open)
             })),
             Step::OpenCallbacks { user } => {
                 let open = node.open_callbacks(&user_of(user)).await;

@@ -159,7 +159,15 @@ pub(crate) fn soon(open: OpenCallback, timeout: Duration) -> OpenCallback {
 /// A user's answer without more.
 pub(crate) fn answer(id: CallbackId, user_name: &str, proceed: bool) -> Confirm {
     let answer = Answer { proceed: Some(proceed), ..Answer::default() };
-    Confirm { id, by: Answerer::User(user(user_name)), answer, proceed, judged: false, connection: None }
+    Confirm {
+        id,
+        by: Answerer::User(user(user_name)),
+        answer,
+        proceed,
+        judged: false,
+        must_be_judged: false,
+        connection: None,
+    }
 }
 
 /// The same with the client's own name.

@@ -25,6 +25,7 @@ fn yes(asked: &OpenCallback) -> Confirm {
         answer,
         proceed: true,
         judged: false,
+        must_be_judged: false,
         connection: None,
     }
 }

@@ -30,7 +30,15 @@ fn publication(name: &str, text: &str, size: usize) -> Publication {
 
 fn confirm(id: CallbackId, user_id: &str) -> Confirm {
     let answer = Answer { proceed: Some(true), ..Answer::default() };
-    Confirm { id, by: Answerer::User(user(user_id)), answer, proceed: true, judged: false, connection: None }
+    Confirm {
+        id,
+        by: Answerer::User(user(user_id)),
+        answer,
+        proceed: true,
+        judged: false,
+        must_be_judged: false,
+        connection: None,
+    }
 }
 
 #[tokio::test]

@@ -83,6 +83,7 @@ fn confirm(asked: &countersign_backplane::callbacks::OpenCallback) -> Confirm {
         answer,
         proceed: false,
         judged: false,
+        must_be_judged: false,
         connection: None,
     }
 }
@@ -148,7 +149,7 @@ async fn odd_names_come_back_as_they_went() {
         assert_eq!(node.open_callbacks(&user(name)).await.unwrap(), []);
         let cancelled = node.cancel_task(&user(name), &task(name), &Canceller::User(user(name))).await.unwrap();
         assert_eq!((cancelled.user.as_str(), cancelled.callbacks_closed), (name, 0));
-        assert_eq!(node.task(&user(name), &task(name)).await.unwrap().cancelled.unwrap().0, name);
+        assert_eq!(node.task(&user(name), &task(name)).await.unwrap().cancelled.unwrap().by, name);
         let ended = node.open(question(name, name)).await.unwrap().callback.decision.unwrap();
         assert_eq!((ended.status, ended.by.as_deref()), (Status::Cancelled, Some(name)));
     }

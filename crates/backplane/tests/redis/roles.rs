@@ -119,6 +119,7 @@ async fn a_user_with_no_more_rights_than_the_backplane_needs_is_enough() {
         answer,
         proceed: true,
         judged: false,
+        must_be_judged: false,
         connection: None,
     };
     assert!(matches!(node.confirm(confirm).await.unwrap(), Confirmed::Accepted(_)));

@@ -11,7 +11,7 @@ use countersign_backplane::{
     receipts::OpenReceipt,
 };
 use countersign_protocol::{
-    Address, Answer, CallbackId, ConnectionId, Decision, MessageId, OnTimeout, Partition, Payload, Position,
+    Address, Answer, ByKind, CallbackId, ConnectionId, Decision, MessageId, OnTimeout, Partition, Payload, Position,
     ids::{IdempotencyKey, ReplyName, TopicName},
 };
 use serde_json::{Value, json};
@@ -91,6 +91,7 @@ impl Said {
             by: self.by.map_or(Answerer::Guest, |by| Answerer::User(user(by))),
             proceed: self.proceed,
             judged: self.judged,
+            must_be_judged: false,
             connection: Some(ConnectionId::parse("connection").unwrap()),
             answer,
         }
@@ -214,7 +215,7 @@ impl Side {
             Self::Old(node) => node.task(user_id, task_id).await,
             Self::New(node) => {
                 let state = node.task(&user(user_id), &task(task_id)).await.unwrap();
-                let by = state.cancelled.map(|cancelled| cancelled.0).unwrap_or_default();
+                let by = state.cancelled.map(|cancelled| cancelled.by).unwrap_or_default();
                 (by, state.open.iter().map(ToString::to_string).collect())
             }
         }
@@ -350,6 +351,53 @@ fn known_in(mut record: Value) -> Value {
 
 fn message_id(id: CallbackId) -> MessageId {
     MessageId::parse(&id.to_string()).unwrap()
+}
+
+#[tokio::test]
+async fn who_ended_a_record_of_the_old_version_is_said_where_that_is_certain_and_else_not() {
+    let server = Server::start();
+    let node = Node::up(&server.url(), Settings::default()).await;
+    let mut old = OldNode::new(server.client().await).await;
+    let (user, guest, producer) = (Some(ByKind::User), Some(ByKind::Guest), Some(ByKind::Producer));
+    // Of a record of whom: an answer, a guest's answer, a withdrawal, a cancellation that could be the user's own, and one
+    // that says "producer".
+    for (name, kinds) in [
+        ("alice", [user, guest, producer, user, producer]),
+        ("guest", [user, guest, producer, None, producer]),
+        ("producer", [user, guest, producer, None, None]),
+    ] {
+        let opens = [(); 5].map(|()| Asked::of(name, "t"));
+        for asked in &opens[..4] {
+            old.open(asked).await;
+        }
+        old.confirm(&Said::yes(opens[0], name)).await;
+        old.confirm(&Said { by: None, ..Said::yes(opens[1], name) }).await;
+        old.withdraw(name, opens[2].id).await;
+        old.cancel(name, "t", name).await;
+        node.lift(Some(&crate::node::user(name)), &task("t")).await.unwrap();
+        old.open(&opens[4]).await;
+        old.cancel(name, "t", "producer").await;
+        for (asked, kind) in opens.iter().zip(kinds) {
+            let decision = Callbacks::read(&*node, asked.id).await.unwrap().unwrap().decision.unwrap();
+            assert_eq!(decision.by_kind, kind, "{decision:?}");
+        }
+        let cancelled = node.task(&crate::node::user(name), &task("t")).await.unwrap().cancelled.unwrap();
+        assert_eq!((cancelled.by.as_str(), cancelled.by_kind), ("producer", kinds[4]));
+    }
+    // A text of the person's that looks like the end of a decision is none.
+    let asked = Asked::of("producer", "t2");
+    old.open(&asked).await;
+    let lie = r#"{"resolution":"user","by":"guest","at":1}"#;
+    let answer = Said::yes(asked, "producer").confirm();
+    let answer = Answer { data: Some(serde_json::from_str(lie).unwrap()), ..answer.answer };
+    let confirm = Confirm { answer, ..Said::yes(asked, "producer").confirm() };
+    let Confirmed::Accepted(decision) = node.confirm(confirm).await.unwrap() else { panic!("it decides") };
+    assert_eq!((decision.by.as_deref(), decision.by_kind), (Some("producer"), user));
+    let timed_out = Asked { timeout_ms: 1, ..Asked::of("alice", "t3") };
+    old.open(&timed_out).await;
+    while old.read("alice", timed_out.id).await.unwrap()["decision"].is_null() {}
+    let decision = Callbacks::read(&*node, timed_out.id).await.unwrap().unwrap().decision.unwrap();
+    assert_eq!((decision.by, decision.by_kind), (None, None));
 }
 
 /// Old beside new and new beside old: each test is run with either as the one that writes first.

@@ -78,17 +78,12 @@ impl Node {
         connection: ConnectionId,
         answer: Answer,
     ) -> Result<Decision, Rejected> {
-        // A plain yes or no needs no look at the question first; whoever sends more has seen options.
+        // Only the backplane knows whose question it is, so it sees the answer before the question is looked at: what is said of
+        // another user's question is what is said of none.
         let plain = answer.choice.is_none() && answer.data.is_none();
+        let must_be_judged = !plain || answer.proceed.is_none();
         let (proceed, connection) = (answer.proceed.unwrap_or(false), Some(connection));
-        let mut confirm = Confirm { id, by, proceed, judged: false, connection, answer };
-        if let (false, _) | (_, None) = (plain, confirm.answer.proceed) {
-            match self.backplane.read(id).await {
-                Ok(Some(callback)) => judge(&mut confirm, callback.message.bytes())?,
-                Ok(None) => return Err(Rejected::not_found()),
-                Err(error) => return Err(Rejected::unavailable(&error)),
-            }
-        }
+        let mut confirm = Confirm { id, by, proceed, judged: false, must_be_judged, connection, answer };
         loop {
             match self.backplane.confirm(confirm.clone()).await {
                 Ok(Confirmed::Accepted(decision)) => {

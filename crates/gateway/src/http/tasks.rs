@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{Json, extract::State};
 use countersign_backplane::callbacks::Canceller;
-use countersign_protocol::{CallbackId, FieldError, TaskId, UserId, fields::Fields};
+use countersign_protocol::{ByKind, CallbackId, FieldError, TaskId, UserId, fields::Fields};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -73,6 +73,7 @@ pub(crate) struct TaskReply {
     user_id: UserId,
     cancelled: bool,
     cancelled_by: Option<String>,
+    cancelled_by_kind: Option<ByKind>,
     cancelled_at: Option<f64>,
     open_callbacks: Vec<CallbackId>,
 }
@@ -88,11 +89,12 @@ pub(crate) async fn read(
     let user = whose.user_id.ok_or_else(|| FieldError::new("user_id", "the task's user in the query", "nothing"))?;
     let user = UserId::parse(&user)?;
     let state = node.backplane.task(&user, &task).await?;
-    let (cancelled_by, cancelled_at) = state.cancelled.unzip();
+    let cancelled = state.cancelled;
     Ok(Json(TaskReply {
-        cancelled: cancelled_at.is_some(),
-        cancelled_by,
-        cancelled_at,
+        cancelled: cancelled.is_some(),
+        cancelled_by_kind: cancelled.as_ref().and_then(|cancelled| cancelled.by_kind),
+        cancelled_at: cancelled.as_ref().map(|cancelled| cancelled.at),
+        cancelled_by: cancelled.map(|cancelled| cancelled.by),
         open_callbacks: state.open,
         task_id: task,
         user_id: user,

@@ -1,7 +1,8 @@
 -- Cancels one user's task: tombstone, end of its open callbacks, notice.
 --
 -- KEYS  tombstone, the user's pending index, the partition's deadlines
--- ARGV  5 user, 6 task, 7 by, 8 retention of the tombstone (ms), 9 the name of this cancellation
+-- ARGV  5 user, 6 task, 7 by, 8 retention of the tombstone (ms), 9 the name of this cancellation,
+--       10 what kind of party it is by
 -- Returns {at (ms), callbacks closed}.
 -- Invariant: from here on no callback of this task asks anybody until the tombstone ends or is lifted; the repeat of
 -- the same cancellation changes and tells nothing.
@@ -13,11 +14,11 @@ redis.call('ZCARD', KEYS[3])
 local closed = 0
 for _, record in ipairs(open_records(user)) do
   if record.task == task then
-    finish(record, 'cancelled', 'false', 'cancelled', cjson.encode(by), '')
+    finish(record, 'cancelled', 'false', 'cancelled', cjson.encode(by), ARGV[10], '')
     closed = closed + 1
   end
 end
-redis.call('HSET', KEYS[1], 'by', by, 'at', whole(NOW), 'name', name, 'closed', closed)
+redis.call('HSET', KEYS[1], 'by', by, 'by_kind', ARGV[10], 'at', whole(NOW), 'name', name, 'closed', closed)
 redis.call('PEXPIRE', KEYS[1], retention)
 local event = '{"type":"task_cancelled","user_id":' .. cjson.encode(user) .. ',"task_id":' .. cjson.encode(task)
   .. ',"timestamp":' .. seconds(NOW) .. ',"callbacks_closed":' .. closed .. '}'

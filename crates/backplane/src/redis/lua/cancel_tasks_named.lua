@@ -2,7 +2,8 @@
 -- each user who had one.
 --
 -- KEYS  everybody's tombstone of that name, the partition's deadlines
--- ARGV  5 task, 6 by, 7 retention of the tombstone (ms), 8 the name of this cancellation
+-- ARGV  5 task, 6 by, 7 retention of the tombstone (ms), 8 the name of this cancellation, 9 what kind of party
+--       it is by
 -- Returns {at (ms), user, closed, user, closed, …}.
 -- Invariant: as of cancel_task, for each user of the partition. Every open callback is in the deadline index.
 local task, by, retention, name = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
@@ -17,7 +18,7 @@ local users, closed = {}, {}
 for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
   local record = load(id)
   if record and record.task == task and not record.decision and not settle(record) then
-    finish(record, 'cancelled', 'false', 'cancelled', cjson.encode(by), '')
+    finish(record, 'cancelled', 'false', 'cancelled', cjson.encode(by), ARGV[9], '')
     if not closed[record.user] then
       users[#users + 1] = record.user
       closed[record.user] = 0
@@ -31,7 +32,7 @@ for _, user in ipairs(users) do
   result[#result + 1] = user
   result[#result + 1] = closed[user]
 end
-redis.call('HSET', KEYS[1], 'by', by, 'at', whole(NOW), 'name', name, 'closed',
+redis.call('HSET', KEYS[1], 'by', by, 'by_kind', ARGV[9], 'at', whole(NOW), 'name', name, 'closed',
   #result > 0 and cjson.encode(result) or '[]')
 redis.call('PEXPIRE', KEYS[1], retention)
 for _, user in ipairs(users) do

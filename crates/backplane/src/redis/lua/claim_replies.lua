@@ -11,7 +11,7 @@ for _, id in ipairs(redis.call('ZRANGE', KEYS[1], '-inf', late, 'BYSCORE', 'LIMI
   local record = load(id)
   if record and record.decision and record.reply_to then
     redis.call('ZADD', KEYS[1], whole(NOW), id)
-    claimed[#claimed + 1] = {id, record.reply_to, record.decision}
+    claimed[#claimed + 1] = {id, record.reply_to, told_decision(record)}
   else
     redis.call('ZREM', KEYS[1], id)
   end

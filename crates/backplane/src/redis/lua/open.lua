@@ -30,7 +30,11 @@ if keyed then
   end
 end
 
-local tombstone = redis.call('HGET', KEYS[4], 'by') or redis.call('HGET', KEYS[5], 'by')
+local tombstone, owner = redis.call('HMGET', KEYS[4], 'by', 'by_kind'), user
+if not tombstone[1] then
+  -- Only producers cancel every user's task of a name.
+  tombstone, owner = redis.call('HMGET', KEYS[5], 'by', 'by_kind'), nil
+end
 local open = redis.call('ZCARD', KEYS[2])
 redis.call('ZCARD', KEYS[3])
 if reply_to then redis.call('ZCARD', REPLIES) end
@@ -49,9 +53,12 @@ local function write(ends)
   redis.call('PEXPIREAT', KEYS[1], whole(ends))
 end
 
-if tombstone then
-  record.decision = decision(id, 'cancelled', 'false', 'cancelled', cjson.encode(tombstone))
+if tombstone[1] then
+  local by = cjson.encode(tombstone[1])
+  record.decision, record.answer = decision(id, 'cancelled', 'false', 'cancelled', by), ''
+  record.by_kind = tombstone[2] or kind_by_name(tombstone[1], owner)
   write(NOW + RETENTION)
+  if nameless(by) and record.by_kind then redis.call('HSET', KEYS[1], 'by_kind', record.by_kind) end
   redis.call('HSET', KEYS[1], 'decision', record.decision, 'answer', '')
   owe(record)
   return {'new', NOW, told(record)}

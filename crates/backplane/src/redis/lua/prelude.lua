@@ -36,7 +36,7 @@ end
 -- was first delivered (ms, '' for not yet) in lines, as none of them holds a line end. The answer is the person's connection,
 -- its node, and the answer's name, in lines too; the name is the last, as it may hold anything.
 local function load(id, with_message)
-  local f = redis.call('HMGET', record_key(id), 'about', 'decision', 'answer', 'reply_to')
+  local f = redis.call('HMGET', record_key(id), 'about', 'decision', 'answer', 'reply_to', 'by_kind')
   if not f[1] then return nil end
   local terms, user, task, key, via, delivered =
     f[1]:match('^([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)$')
@@ -47,6 +47,7 @@ local function load(id, with_message)
     id = id, user = user, task = task, terms = terms, key = key ~= '' and key, via = via, delivered = delivered,
     decision = f[2], answer = name or '', connection = connection or '', node = node or '', asked = tonumber(asked),
     deadline = tonumber(deadline), on_timeout = on_timeout, plain = plain == '1', reply_to = f[4],
+    by_kind = f[5],
   }
   if with_message then record.message = redis.call('HGET', record_key(id), 'message') end
   return record
@@ -65,10 +66,48 @@ local function delivered(record)
   redis.pcall('HSET', record_key(record.id), 'about', about(record))
 end
 
+-- A user may be called as those are who have no name, so what kind of party a `by` names is a fact of its own. It is kept
+-- in a field `by_kind` only where the name does not say it. Records of 0.1 have no such field; for them it is what is
+-- certain, or nil.
+local NAMELESS = {producer = true, guest = true}
+local function nameless(by) return NAMELESS[by:match('^"(%l+)"$')] end
+
+-- Of somebody who did something to what is `owner`'s: only the owner, a guest and a producer may.
+local function kind_by_name(name, owner)
+  if not NAMELESS[name] then return 'user' end
+  if name ~= owner then return name end
+end
+
+-- The kind of who ended a record, as JSON.
+local function by_kind(record)
+  local kind = record.by_kind
+  if not kind then
+    -- The last of such texts is the decision's own; the person's data may hold others.
+    local resolution, by = record.decision:match('^.*,"resolution":"(%l+)","by":(.+),"at":[%d.]+}$')
+    if not by or by == 'null' then return 'null' end
+    local name = nameless(by) and by:sub(2, -2) or ''
+    kind = kind_by_name(name, record.user)
+    if kind == nil and resolution == 'user' then
+      -- No producer answers; and an answer's name begins with the kind of who gave it, unless the gateway named it.
+      kind = name == 'producer' and 'user' or ({u = 'user', g = 'guest'})[record.answer:match('^(%l):')]
+    elseif kind == nil and name == 'producer' and record.answer ~= '' then
+      -- A withdrawal has a name, and a cancelled task's end has none.
+      kind = 'producer'
+    end
+  end
+  return kind and '"' .. kind .. '"' or 'null'
+end
+
+-- The decision of a record as others are told it. What is kept has no kind: 0.1 compares that text.
+local function told_decision(record)
+  if not record.decision then return '' end
+  return record.decision:sub(1, -2) .. ',"by_kind":' .. by_kind(record) .. '}'
+end
+
 -- A record as the caller reads it.
 local function told(record)
   return {
-    record.id, record.user, record.task, record.terms, record.message or '', record.decision or '', record.via,
+    record.id, record.user, record.task, record.terms, record.message or '', told_decision(record), record.via,
     record.delivered, record.connection or '', record.node or '',
   }
 end
@@ -95,7 +134,7 @@ local function owe(record)
   if not record.reply_to then return end
   redis.call('ZADD', REPLIES, whole(NOW), record.id)
   keep_until(REPLIES, NOW + RETENTION)
-  owed[#owed + 1] = {record.id, record.reply_to, record.decision}
+  owed[#owed + 1] = {record.id, record.reply_to, told_decision(record)}
 end
 
 -- What a verb returns: as it is, or {'replies', as it is, {{id, list, decision}, …}} when it has put some into the outbox.
@@ -104,9 +143,10 @@ local function with_replies(result)
   return {'replies', result, owed}
 end
 
--- Ends an open record, for ever: everything that ends a callback goes through here. `by` is JSON; `name` is what the
--- winner may call its answer when it repeats it, or ''. `answer` has the person's connection and its node, too.
-local function finish(record, status, proceed, resolution, by, name, answer)
+-- Ends an open record, for ever: everything that ends a callback goes through here. `by` is JSON, and `kind` what
+-- kind of party it names (nil for a timeout); `name` is what the winner may call its answer when it repeats it, or ''. `answer`
+-- has the person's connection and its node, too.
+local function finish(record, status, proceed, resolution, by, kind, name, answer)
   local pending = pending_key(record.user)
   redis.call('ZSCORE', pending, record.id)
   redis.call('ZSCORE', DEADLINES, record.id)
@@ -114,22 +154,27 @@ local function finish(record, status, proceed, resolution, by, name, answer)
   record.decision = decision(record.id, status, proceed, resolution, by, answer)
   record.answer, record.connection, record.node = name, answer and answer.connection or '', answer and answer.node or ''
   local kept = table.concat({record.connection, record.node, name}, '\n')
-  redis.call('HSET', record_key(record.id), 'decision', record.decision, 'answer', kept)
+  local fields = {'decision', record.decision, 'answer', kept}
+  if nameless(by) then
+    record.by_kind = kind
+    fields[5], fields[6] = 'by_kind', kind
+  end
+  redis.call('HSET', record_key(record.id), unpack(fields))
   redis.call('PEXPIRE', record_key(record.id), RETENTION)
   if record.key then redis.call('PEXPIRE', result_key(record.user, record.key), RETENTION) end
   redis.call('ZREM', pending, record.id)
   redis.call('ZREM', DEADLINES, record.id)
   owe(record)
-  redis.call('PUBLISH', PREFIX .. ':answer:' .. record.id, record.decision)
+  redis.call('PUBLISH', PREFIX .. ':answer:' .. record.id, told_decision(record))
   tell(record.user, '{"type":"callback_resolved","callback_id":"' .. record.id .. '","status":"' .. status
-    .. '","by":' .. by .. '}')
+    .. '","by":' .. by .. ',"by_kind":' .. by_kind(record) .. '}')
 end
 
 -- Times out a record that is open past its deadline. Whether it did.
 local ON_TIMEOUT = {proceed = 'true', decline = 'false', fail = 'null'}
 local function settle(record)
   if record.decision or NOW < record.deadline then return false end
-  finish(record, 'timed_out', ON_TIMEOUT[record.on_timeout] or 'null', 'timeout', 'null', '')
+  finish(record, 'timed_out', ON_TIMEOUT[record.on_timeout] or 'null', 'timeout', 'null', nil, '')
   return true
 end
 

@@ -8,7 +8,7 @@ local record = load(ARGV[5])
 if not record then return {'none', NOW} end
 settle(record)
 if record.decision then
-  return {record.answer == ARGV[6] and 'closed' or 'resolved', NOW, record.decision}
+  return {record.answer == ARGV[6] and 'closed' or 'resolved', NOW, told_decision(record)}
 end
-finish(record, 'cancelled', 'false', 'cancelled', '"producer"', ARGV[6])
-return {'closed', NOW, record.decision}
+finish(record, 'cancelled', 'false', 'cancelled', '"producer"', 'producer', ARGV[6])
+return {'closed', NOW, told_decision(record)}
