@@ -169,7 +169,7 @@ pub enum Withdrawn {
 }
 
 /// Who cancels.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Canceller {
     /// A user.
     User(UserId),
@@ -276,7 +276,8 @@ pub trait Callbacks: Send + Sync {
     /// channel, the topic `task:<id>`, the guests and the producers' channel `cancelled`.
     ///
     /// # Errors
-    /// `Unavailable`: repeat.
+    /// `Unavailable`: repeat. `TooManyCancellations`: it is by a person who has cancelled so many tasks that had no open callback,
+    /// as this one; nothing was cancelled.
     async fn cancel_task(&self, user: &UserId, task: &TaskId, by: &Canceller) -> Result<CancelledTask>;
 
     /// Cancels every user's task of this name, atomic per user; also for users who are asked later, until the

@@ -66,6 +66,8 @@ pub struct Settings {
     pub callback_retention: Duration,
     /// The most open callbacks of one user.
     pub callback_user_limit: u64,
+    /// The most cancelled tasks of one user that the user cancelled without closing a callback.
+    pub cancel_user_limit: u64,
     /// How long a cancelled task stays cancelled.
     pub cancel_retention: Duration,
     /// How long the idempotency result of a message is kept.
@@ -79,6 +81,7 @@ impl Default for Settings {
             guests: false,
             callback_retention: Duration::from_secs(3600),
             callback_user_limit: 1000,
+            cancel_user_limit: 1000,
             cancel_retention: Duration::from_secs(3600),
             message_key_retention: Duration::from_secs(3600),
         }
@@ -100,6 +103,9 @@ pub enum BackplaneError {
     /// The user has as many open callbacks as one may have.
     #[error("the user has {0} open callbacks, the most that one user may have")]
     TooManyCallbacks(u64),
+    /// The user has cancelled as many tasks as one may that had no open callback.
+    #[error("the user has cancelled {0} tasks that had no open callback, the most that one user may")]
+    TooManyCancellations(u64),
     /// A key holds what this version did not write.
     #[error("the backplane holds what this version cannot read: {0}")]
     Unreadable(String),

@@ -92,6 +92,8 @@ pub struct Config {
     pub callback_max_timeout: Duration,
     /// `CALLBACK_USER_LIMIT`: most open callbacks of one user.
     pub callback_user_limit: u64,
+    /// `CALLBACK_CANCEL_LIMIT`: most tasks that a user may have cancelled without closing a callback.
+    pub callback_cancel_limit: u64,
     /// `PRESENCE_TTL`; 0 counts nobody.
     pub presence_ttl: Duration,
     /// `AUTH_JWT_SECRET`: closes the clients door.
@@ -204,6 +206,7 @@ impl From<Given> for Config {
             callback_retention: given.callback_retention.0,
             callback_max_timeout: given.callback_max_timeout.0,
             callback_user_limit: given.callback_user_limit,
+            callback_cancel_limit: given.callback_cancel_limit,
             presence_ttl: given.presence_ttl.0,
             jwt_secret: given.auth_jwt_secret,
             jwt_audience: given.auth_jwt_audience,

@@ -43,6 +43,11 @@ pub enum GatewayError {
         "the user has {0} open callbacks, the most that one user may have (CALLBACK_USER_LIMIT): wait for answers or withdraw some"
     )]
     TooManyCallbacks(u64),
+    /// The user has cancelled too many tasks that had no question.
+    #[error(
+        "the user has cancelled {0} tasks within an hour that had no open callback, the most that one user may (CALLBACK_CANCEL_LIMIT): a task with an open callback can still be cancelled"
+    )]
+    TooManyCancellations(u64),
     /// Nobody is counted.
     #[error("presence is off on this gateway (PRESENCE_TTL=0)")]
     PresenceOff,
@@ -56,6 +61,7 @@ impl From<BackplaneError> for GatewayError {
         match error {
             BackplaneError::Conflict => Self::Conflict,
             BackplaneError::TooManyCallbacks(limit) => Self::TooManyCallbacks(limit),
+            BackplaneError::TooManyCancellations(limit) => Self::TooManyCancellations(limit),
             BackplaneError::Unavailable(_) => Self::Unavailable(error.to_string()),
             BackplaneError::Full(_) => Self::Full(error.to_string()),
             BackplaneError::Unreadable(what) => Self::Unreadable(what),

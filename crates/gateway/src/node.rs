@@ -133,6 +133,7 @@ impl Node {
             guests: clients.is_open(),
             callback_retention: config.callback_retention,
             callback_user_limit: config.callback_user_limit,
+            cancel_user_limit: config.callback_cancel_limit,
             ..Settings::default()
         };
         let http_connections = config.limit_http_connections.unwrap_or_else(|| files::http_connections(files::limit()));

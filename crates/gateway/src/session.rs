@@ -300,6 +300,7 @@ impl From<GatewayError> for Wrong {
             GatewayError::Unreadable(_) => "unreadable",
             GatewayError::Conflict => "conflict",
             GatewayError::TooManyCallbacks(_) => "too_many_callbacks",
+            GatewayError::TooManyCancellations(_) => "too_many_cancellations",
             GatewayError::PresenceOff => "presence_off",
             GatewayError::NotFound => "not_found",
         };

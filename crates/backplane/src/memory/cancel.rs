@@ -6,16 +6,31 @@ use countersign_protocol::{CallbackId, Event, TaskId, TopicName, UserId};
 
 use super::{clock::seconds, lifecycle::Lifecycle, record::End};
 use crate::{
-    Channel,
+    BackplaneError, Channel, Result,
     callbacks::{Cancellation, CancelledTask, Canceller, TaskState},
 };
 
 impl Lifecycle {
     /// Cancels one user's task.
-    pub(super) fn cancel_task(&mut self, now: u64, user: &UserId, task: &TaskId, by: &Canceller) -> CancelledTask {
+    pub(super) fn cancel_task(
+        &mut self,
+        now: u64,
+        user: &UserId,
+        task: &TaskId,
+        by: &Canceller,
+    ) -> Result<CancelledTask> {
+        self.time_out_due_of(now, user);
+        let most = self.cancel_user_limit();
+        let is_idle = self.open_of_task(user, task).is_empty();
+        if is_idle && !self.tombstones.has_room(user, task, by, most) {
+            return Err(BackplaneError::TooManyCancellations(most));
+        }
         self.tombstones.set(now, Some(user), task, by);
+        if is_idle {
+            self.tombstones.was_idle(user, task, by);
+        }
         let callbacks_closed = self.close_task(now, user, task, by);
-        self.announce_cancelled(now, user, task, callbacks_closed)
+        Ok(self.announce_cancelled(now, user, task, callbacks_closed))
     }
 
     /// Cancels every user's task of this name; those whose callbacks it closed.

@@ -101,6 +101,11 @@ impl Lifecycle {
         Ok(Opened { callback: self.insert(now, id, record), new: true })
     }
 
+    /// The most tasks that a person may cancel without closing anything.
+    pub(super) fn cancel_user_limit(&self) -> u64 {
+        self.settings.cancel_user_limit
+    }
+
     fn is_full(&self, user: &UserId) -> bool {
         self.pending.get(user).map_or(0, BTreeMap::len) as u64 >= self.settings.callback_user_limit
     }

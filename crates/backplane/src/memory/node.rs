@@ -162,7 +162,7 @@ impl Callbacks for MemoryNode {
     }
 
     async fn cancel_task(&self, user: &UserId, task: &TaskId, by: &Canceller) -> Result<CancelledTask> {
-        self.step(|store, now| store.lifecycle.cancel_task(now, user, task, by))
+        self.step(|store, now| store.lifecycle.cancel_task(now, user, task, by))?
     }
 
     async fn cancel_tasks_named(&self, task: &TaskId, by: &Canceller) -> Result<Vec<CancelledTask>> {

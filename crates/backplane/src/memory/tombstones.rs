@@ -1,6 +1,6 @@
 //! Which tasks are cancelled: one user's, or every user's task of a name. A tombstone ends by retention or by a lift.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use countersign_protocol::{TaskId, UserId};
 
@@ -23,11 +23,28 @@ pub(super) struct Tombstones {
     retention_ms: u64,
     stones: HashMap<Grave, Tombstone>,
     ends: Expiries<Grave>,
+    /// Those by which a person closed nothing; guests have no name and count as one.
+    idle: HashMap<Canceller, HashSet<Grave>>,
 }
 
 impl Tombstones {
     pub(super) fn new(retention_ms: u64) -> Self {
-        Self { retention_ms, stones: HashMap::new(), ends: Expiries::default() }
+        Self { retention_ms, stones: HashMap::new(), ends: Expiries::default(), idle: HashMap::new() }
+    }
+
+    /// Whether a person may cancel one more task that has no open callback.
+    pub(super) fn has_room(&self, user: &UserId, task: &TaskId, by: &Canceller, most: u64) -> bool {
+        let known = self.stones.contains_key(&(Some(user.clone()), task.clone()));
+        *by == Canceller::Producer
+            || known
+            || self.idle.get(by).map_or(0, HashSet::len) < usize::try_from(most).unwrap_or(usize::MAX)
+    }
+
+    /// Notes that a tombstone closed nothing.
+    pub(super) fn was_idle(&mut self, user: &UserId, task: &TaskId, by: &Canceller) {
+        if *by != Canceller::Producer {
+            self.idle.entry(by.clone()).or_default().insert((Some(user.clone()), task.clone()));
+        }
     }
 
     /// Cancels, again if need be: the retention begins anew.
@@ -41,6 +58,7 @@ impl Tombstones {
     pub(super) fn lift(&mut self, user: Option<&UserId>, task: &TaskId) -> bool {
         let grave = (user.cloned(), task.clone());
         self.ends.remove(&grave);
+        self.forget_idle(&grave);
         self.stones.remove(&grave).is_some()
     }
 
@@ -54,11 +72,23 @@ impl Tombstones {
     pub(super) fn purge(&mut self, now: u64) {
         while let Some(grave) = self.ends.pop_due(now) {
             self.stones.remove(&grave);
+            self.forget_idle(&grave);
+        }
+    }
+
+    fn forget_idle(&mut self, grave: &Grave) {
+        for person in grave.0.clone().map(Canceller::User).into_iter().chain([Canceller::Guest]) {
+            if let Some(graves) = self.idle.get_mut(&person)
+                && graves.remove(grave)
+                && graves.is_empty()
+            {
+                self.idle.remove(&person);
+            }
         }
     }
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.stones.is_empty() && self.ends.len() == 0
+        self.stones.is_empty() && self.ends.len() == 0 && self.idle.is_empty()
     }
 }

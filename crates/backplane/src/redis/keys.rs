@@ -9,6 +9,8 @@
 //! | `cs:{pNN}:idem:<user>:<key>` | string | which callback a key opened: `<id>\|<digest>` |
 //! | `cs:{pNN}:task:<user>:<task>` | hash | a cancelled task of one user |
 //! | `cs:{pNN}:tasks:<task>` | hash | every user's task of that name is cancelled, as far as they are in the partition |
+//! | `cs:{pNN}:idle:<user>` | sorted set | tasks (`<user>:<task>`) that the user cancelled without closing anything, by the end of that |
+//! | `cs:{pNN}:idle` | sorted set | the same of guests |
 //! | `cs:{pNN}:replies` | sorted set | decisions that are still to be pushed to reply lists, by the time of deciding |
 //! | `cs:reply:<name>` | list | decisions, for whoever pops them |
 //! | `cs:inbox` | stream | what producers want done; what is done is not in it any more. Its consumer group is only its name |
@@ -109,6 +111,16 @@ impl Keys {
 
     pub(super) fn cancelled_tasks(&self, partition: Partition, task: &TaskId) -> String {
         format!("{}:tasks:{}", self.tag(partition), escape(task.as_str()))
+    }
+
+    /// A user's cancelled tasks that closed nothing.
+    pub(super) fn idle_cancellations(&self, user: &UserId) -> String {
+        format!("{}:{}", self.idle_cancellations_of_guests(Partition::of(user)), escape(user.as_str()))
+    }
+
+    /// The same of guests, who have no name: of a partition.
+    pub(super) fn idle_cancellations_of_guests(&self, partition: Partition) -> String {
+        format!("{}:idle", self.tag(partition))
     }
 
     /// What is still to be pushed to reply lists.

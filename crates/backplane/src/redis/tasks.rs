@@ -5,11 +5,11 @@ use countersign_protocol::{ByKind, CallbackId, Partition, TaskId, UserId};
 use redis::{Cmd, Value, cmd, from_redis_value};
 
 use super::{
-    RedisBackplane, callbacks::minted, failure::CommandError, lanes::Step, messages::unreadable, millis,
-    record::seconds, retry::repeat, scripts::SCRIPTS,
+    RedisBackplane, callbacks::minted, failure::CommandError, keys::heartbeat_member, lanes::Step,
+    messages::unreadable, millis, record::seconds, retry::repeat, scripts::SCRIPTS,
 };
 use crate::{
-    Result,
+    BackplaneError, Result,
     callbacks::{Cancellation, CancelledTask, Canceller, TaskState},
 };
 
@@ -21,14 +21,25 @@ impl RedisBackplane {
             .key(self.keys.cancelled_task(user, task))
             .key(self.keys.pending(user))
             .key(self.keys.deadlines(partition))
+            .key(match by {
+                Canceller::Guest => self.keys.idle_cancellations_of_guests(partition),
+                Canceller::User(_) | Canceller::Producer => self.keys.idle_cancellations(user),
+            })
             .arg(user.as_str())
             .arg(task.as_str())
             .arg(by.as_str())
             .arg(millis(self.settings.cancel_retention).max(1))
             .arg(minted())
-            .arg(by.kind().as_str());
+            .arg(by.kind().as_str())
+            .arg(self.settings.cancel_user_limit)
+            .arg(heartbeat_member(user, task));
         let answer = self.verb(&script).await?.value;
-        let (at, callbacks_closed): (u64, u64) = from_redis_value(answer).map_err(unreadable)?;
+        let parts = from_redis_value::<Vec<Value>>(answer).map_err(unreadable)?;
+        let [at, callbacks_closed] = parts.as_slice() else {
+            return Err(BackplaneError::TooManyCancellations(self.settings.cancel_user_limit));
+        };
+        let at = from_redis_value(at.clone()).map_err(unreadable)?;
+        let callbacks_closed = from_redis_value(callbacks_closed.clone()).map_err(unreadable)?;
         self.replicated().await;
         Ok(CancelledTask { user: user.clone(), at: seconds(at), callbacks_closed })
     }
@@ -83,15 +94,28 @@ impl RedisBackplane {
 
     pub(super) async fn lift_cancellation(&self, user: Option<&UserId>, task: &TaskId) -> Result<bool> {
         let steps: Vec<_> = match user {
-            Some(user) => vec![Step::Command(delete(self.keys.cancelled_task(user, task)))],
+            Some(user) => {
+                // What counted makes room.
+                let forget = |index: String| {
+                    let mut command = cmd("ZREM");
+                    command.arg(index).arg(heartbeat_member(user, task));
+                    Step::Command(command)
+                };
+                vec![
+                    Step::Command(delete(self.keys.cancelled_task(user, task))),
+                    forget(self.keys.idle_cancellations(user)),
+                    forget(self.keys.idle_cancellations_of_guests(Partition::of(user))),
+                ]
+            }
             // Each partition's own slot: one DEL of all would be refused by a cluster.
             None => Partition::all()
                 .map(|partition| Step::Command(delete(self.keys.cancelled_tasks(partition, task))))
                 .collect(),
         };
         let answers = repeat(|| self.lanes.all(&steps)).await?.value;
+        let tombstones = if user.is_some() { 1 } else { answers.len() };
         let mut lifted = false;
-        for answer in answers {
+        for answer in answers.into_iter().take(tombstones) {
             lifted |= from_redis_value::<u64>(answer).map_err(unreadable)? > 0;
         }
         Ok(lifted)

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use countersign_backplane::{
-    Channel, Settings,
+    BackplaneError, Channel, Settings,
     callbacks::{Cancellation, CancelledTask, Canceller, TaskState},
 };
 use countersign_protocol::{ByKind, Partition, Status, UserId};
@@ -208,4 +208,43 @@ pub(crate) async fn a_task_whose_name_is_too_long_for_a_topic_is_cancelled_all_t
     assert_eq!(cancelled.callbacks_closed, 1);
     let heard = fixture.values_so_far(&node, &user_channel("alice")).await;
     assert_eq!((&heard[2]["type"], &heard[2]["task_id"]), (&json!("task_cancelled"), &json!(name)));
+}
+
+pub(crate) async fn a_person_cancels_so_many_invented_tasks_and_no_more<F: Fixture>() {
+    let settings = Settings { cancel_user_limit: 3, cancel_retention: Duration::from_secs(4), ..Settings::default() };
+    let fixture = F::start(settings).await;
+    let node = fixture.node("one").await;
+    let alice = user("alice");
+    for (canceller, other) in [(Canceller::User(alice.clone()), "bob"), (Canceller::Guest, "alice")] {
+        let cancel = async |name: &str| node.cancel_task(&alice, &task(name), &canceller).await;
+        for n in 0..3 {
+            assert_eq!(cancel(&format!("invented {n}")).await.unwrap().callbacks_closed, 0);
+        }
+        assert_eq!(cancel("one more").await, Err(BackplaneError::TooManyCancellations(3)));
+        assert_eq!(node.task(&alice, &task("one more")).await.unwrap(), TaskState { cancelled: None, open: vec![] });
+        // What is cancelled already may be cancelled again, and what closes something always.
+        cancel("invented 0").await.unwrap();
+        let open = ask("alice", "asked");
+        node.open(open.clone()).await.unwrap();
+        assert_eq!(cancel("asked").await.unwrap().callbacks_closed, 1);
+        // A flood is its own user's affair, and none of producers.
+        node.cancel_task(&alice, &task("by a producer"), &Canceller::Producer).await.unwrap();
+        if other != "alice" {
+            node.cancel_task(&user(other), &task("t"), &Canceller::User(user(other))).await.unwrap();
+        }
+        // A lift makes room for one.
+        assert!(node.lift(Some(&alice), &task("invented 1")).await.unwrap());
+        cancel("one more").await.unwrap();
+        assert_eq!(cancel("and another").await, Err(BackplaneError::TooManyCancellations(3)));
+        for name in ["invented 0", "invented 2", "one more", "asked", "by a producer"] {
+            assert!(node.lift(Some(&alice), &task(name)).await.unwrap(), "{name}");
+        }
+        for n in 0..3 {
+            cancel(&format!("later {n}")).await.unwrap();
+        }
+        assert_eq!(cancel("one more").await, Err(BackplaneError::TooManyCancellations(3)));
+        fixture.advance(Duration::from_secs(4)).await;
+        cancel("one more").await.unwrap();
+        assert!(node.lift(Some(&alice), &task("one more")).await.unwrap());
+    }
 }

@@ -155,7 +155,8 @@ conformance! {
         a_cancellation_ends_with_its_retention_which_a_repeat_renews
         a_named_task_is_cancelled_for_every_user
         a_named_cancellation_holds_for_users_who_are_asked_later
-        a_task_whose_name_is_too_long_for_a_topic_is_cancelled_all_the_same;
+        a_task_whose_name_is_too_long_for_a_topic_is_cancelled_all_the_same
+        a_person_cancels_so_many_invented_tasks_and_no_more;
     heartbeats:
         each_beat_is_sent_by_exactly_one_of_the_nodes_that_sweep
         a_late_sweep_sends_one_message_and_no_burst

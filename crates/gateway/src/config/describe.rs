@@ -71,6 +71,7 @@ impl Config {
             "CALLBACK_RETENTION" => seconds(self.callback_retention),
             "CALLBACK_MAX_TIMEOUT" => seconds(self.callback_max_timeout),
             "CALLBACK_USER_LIMIT" => self.callback_user_limit.to_string(),
+            "CALLBACK_CANCEL_LIMIT" => self.callback_cancel_limit.to_string(),
             "PRESENCE_TTL" => seconds(self.presence_ttl),
             "AUTH_JWT_SECRET" => set(self.jwt_secret.is_some()),
             "AUTH_JWT_AUDIENCE" => self.jwt_audience.clone().unwrap_or_default(),

@@ -62,6 +62,7 @@ pub(super) struct Given {
     #[serde(deserialize_with = "from_text")]
     pub(super) callback_max_timeout: Seconds,
     pub(super) callback_user_limit: u64,
+    pub(super) callback_cancel_limit: u64,
     #[serde(deserialize_with = "from_text")]
     pub(super) presence_ttl: Seconds,
     pub(super) auth_jwt_secret: Option<SecretString>,

@@ -165,6 +165,8 @@ pub const TABLE: &[Variable] = &[
         "Longest timeout that a producer may ask for."),
     variable("CALLBACK_USER_LIMIT", "1000", whole("callbacks", 1, 1_000_000),
         "Most open callbacks of one user."),
+    variable("CALLBACK_CANCEL_LIMIT", "1000", whole("tasks", 1, 1_000_000),
+        "Most tasks without an open callback that one user may have cancelled in the last hour; producers may cancel any."),
     variable("PRESENCE_TTL", "30", time(0, DAY),
         "How long the users and connections of a dead node may still be counted; at least 1, and 0 turns presence and the counting of connections off."),
     secret("AUTH_JWT_SECRET", Accepts::Form("at least 32 bytes of text, such as the output of: openssl rand -hex 32"),

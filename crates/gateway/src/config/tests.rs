@@ -95,6 +95,7 @@ const EVERYTHING: Pairs<'_> = &[
     ("CALLBACK_RETENTION", "120"),
     ("CALLBACK_MAX_TIMEOUT", "90"),
     ("CALLBACK_USER_LIMIT", "9"),
+    ("CALLBACK_CANCEL_LIMIT", "8"),
     ("PRESENCE_TTL", "5"),
     ("AUTH_JWT_SECRET", "hidden-jwt-secret-hidden-jwt-secret"),
     ("AUTH_JWT_AUDIENCE", "countersign"),

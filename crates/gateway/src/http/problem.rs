@@ -95,6 +95,9 @@ impl From<GatewayError> for Problem {
             GatewayError::Unreadable(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", detail),
             GatewayError::Conflict => Self::new(StatusCode::CONFLICT, "conflict", detail),
             GatewayError::TooManyCallbacks(_) => Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_callbacks", detail),
+            GatewayError::TooManyCancellations(_) => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_cancellations", detail)
+            }
             GatewayError::PresenceOff => Self::new(StatusCode::NOT_FOUND, "presence_off", detail),
             GatewayError::NotFound => Self::new(StatusCode::NOT_FOUND, "not_found", detail),
         }
