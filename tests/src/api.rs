@@ -4,7 +4,7 @@ use std::sync::Once;
 use std::time::Duration;
 
 use reqwest::header::{HeaderMap, HeaderName};
-use reqwest::{Client, Method};
+use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
 
 /// What came back.
@@ -18,6 +18,14 @@ pub struct Reply {
 }
 
 impl Reply {
+    async fn read(response: Response) -> Result<Self, reqwest::Error> {
+        let status = response.status().as_u16();
+        let headers = response.headers().clone();
+        let text = response.text().await?;
+        let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
+        Ok(Self { status, body, headers })
+    }
+
     /// A header's value, empty when it is absent.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
@@ -90,6 +98,17 @@ impl Api {
         self.send(Method::POST, path, &[], Some(body)).await
     }
 
+    /// `POST` with a body that is said to be JSON, as it is.
+    pub async fn post_text(&self, path: &str, body: &str) -> Reply {
+        let mut request = self.client.post(format!("{}{path}", self.base)).header("content-type", "application/json");
+        if let Some(key) = &self.key {
+            request = request.bearer_auth(key);
+        }
+        let sent = request.body(body.to_owned()).send().await;
+        let response = sent.unwrap_or_else(|error| panic!("POST {}{path}: {error:?}", self.base));
+        Reply::read(response).await.unwrap_or_else(|error| panic!("POST {}{path}: {error:?}", self.base))
+    }
+
     /// `PUT` with a JSON body.
     pub async fn put(&self, path: &str, body: &Value) -> Reply {
         self.send(Method::PUT, path, &[], Some(body)).await
@@ -127,12 +146,7 @@ impl Api {
         if let Some(body) = body {
             request = request.json(body);
         }
-        let response = request.send().await?;
-        let status = response.status().as_u16();
-        let headers = response.headers().clone();
-        let text = response.text().await?;
-        let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
-        Ok(Reply { status, body, headers })
+        Reply::read(request.send().await?).await
     }
 
     /// `notify_user` for step 1 of a task; `more` is merged into the body, `query` follows the path.

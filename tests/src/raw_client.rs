@@ -78,7 +78,12 @@ impl RawClient {
     pub async fn send(&mut self, header: Header, payload: &[u8]) {
         let mut bytes = Vec::new();
         frame::append(Header { mask: Some([1, 2, 3, 4]), ..header }, payload, &mut bytes);
-        self.stream.write_all(&bytes).await.expect("sent");
+        self.write(&bytes).await;
+    }
+
+    /// Sends bytes as they are.
+    pub async fn write(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.expect("sent");
     }
 
     /// Reads once.

@@ -3,12 +3,13 @@
 //! them out.
 //!
 //! `line` is the loop, `reader` what the client says, `ahead` what of it waits for its turn, `budget` how much of it one turn
-//! looks at, `agenda` what is to be done at some time, `pulse` the pings.
+//! looks at, `agenda` what is to be done at some time, `pulse` the pings, `overlong` the answer to a message that is too long.
 
 mod agenda;
 mod ahead;
 mod budget;
 mod line;
+mod overlong;
 mod pulse;
 mod reader;
 #[cfg(test)]
@@ -27,7 +28,7 @@ use countersign_protocol::{
     Action, Address, Incoming, Position, Subscription,
     close::{self, Close},
 };
-use countersign_ws::Limits;
+use countersign_ws::{Limits, Violation};
 use futures_util::{FutureExt, future::BoxFuture};
 pub(crate) use line::{End, Host, Line, Talk, Talking};
 pub(crate) use reader::Said;
@@ -148,7 +149,7 @@ impl Future for Live {
 
 impl Served {
     async fn end(self, end: End) {
-        let Self { node, line, talking, place, serving } = self;
+        let Self { node, mut line, talking, place, serving } = self;
         let metrics = &node.metrics;
         metrics.connections.dec();
         metrics.dropped(line.outbox().take_dropped());
@@ -163,7 +164,14 @@ impl Served {
         }
         // It hears nothing more, so it is nobody's member any longer.
         drop(talking);
-        line.end(end).await;
+        match end {
+            End::Violation(Violation::TooLong(limit)) => {
+                metrics.action_error(overlong::CODE);
+                let words = overlong::last_words(&line.beginning().await, limit, node.clock.now());
+                line.end_saying(&words, end).await;
+            }
+            end => line.end(end).await,
+        }
         drop(place);
         drop(serving);
     }

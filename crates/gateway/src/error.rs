@@ -56,6 +56,26 @@ pub enum GatewayError {
     NotFound,
 }
 
+impl GatewayError {
+    /// For programs: the `code` of an error event, of a problem over HTTP and of a refusal on a reply list.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::Invalid(_) => "invalid_field",
+            Self::TooLong(..) => "too_long",
+            Self::Unavailable(_) | Self::Unanswered { .. } => Self::UNAVAILABLE,
+            Self::Full(_) => "backplane_full",
+            Self::Unreadable(_) => "unreadable",
+            Self::Conflict => "conflict",
+            Self::TooManyCallbacks(_) => "too_many_callbacks",
+            Self::TooManyCancellations(_) => "too_many_cancellations",
+            Self::PresenceOff => "presence_off",
+            Self::NotFound => "not_found",
+        }
+    }
+
+    pub(crate) const UNAVAILABLE: &str = "unavailable";
+}
+
 impl From<BackplaneError> for GatewayError {
     fn from(error: BackplaneError) -> Self {
         match error {

@@ -11,6 +11,7 @@ use countersign_backplane::{
 use countersign_protocol::{
     Action, ActionError, Address, ConnectionId, Event, FieldError, Incoming, Reply, TaskId, TopicName, UserId,
     close::{self, Close},
+    event::{Rejection, Topics},
 };
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -40,6 +41,8 @@ pub(crate) struct Session {
 pub(crate) struct Wrong {
     pub(crate) code: &'static str,
     pub(crate) message: String,
+    /// The topics that are not subscribed because of it.
+    topics: Option<Topics>,
 }
 
 impl Session {
@@ -87,7 +90,7 @@ impl Session {
                 None
             }
             Incoming { id, action: Err(error) } => {
-                self.wrong(id.as_ref(), error.into());
+                self.refuse(id.as_ref(), error);
                 None
             }
             takes_time @ Incoming { action: Ok(_), .. } => Some(takes_time),
@@ -99,23 +102,38 @@ impl Session {
         let started = std::time::Instant::now();
         let Incoming { id, action } = incoming;
         let metrics = &self.node.metrics;
-        let done = match action {
+        match action {
             Ok(action) => {
                 metrics.action(action.name());
-                self.act(action, id.as_ref()).await
+                if let Err(wrong) = self.act(action, id.as_ref()).await {
+                    self.wrong(id.as_ref(), wrong);
+                }
             }
-            Err(error) => Err(error.into()),
-        };
-        if let Err(wrong) = done {
-            self.wrong(id.as_ref(), wrong);
+            Err(error) => self.refuse(id.as_ref(), error),
         }
         metrics.action_took(started.elapsed());
     }
 
-    /// Says what was wrong with an action.
-    pub(crate) fn wrong(&self, id: Option<&Value>, Wrong { code, message }: Wrong) {
+    /// Says why a frame is no action. An answer that cannot be taken is rejected, so that its sender knows that the question is
+    /// still open.
+    fn refuse(&self, id: Option<&Value>, error: ActionError) {
+        let ActionError::Answer { callback_id, code, message } = error else { return self.wrong(id, error.into()) };
         self.node.metrics.action_error(code);
-        self.push(reply_frame(id, Event::Error { code, message, timestamp: self.node.clock.now() }));
+        self.push(reply_frame(
+            id,
+            Event::ConfirmationRejected {
+                callback_id,
+                reason: Rejection::Invalid,
+                message: Some(message),
+                decision: None,
+            },
+        ));
+    }
+
+    /// Says what was wrong with an action.
+    pub(crate) fn wrong(&self, id: Option<&Value>, Wrong { code, message, topics }: Wrong) {
+        self.node.metrics.action_error(code);
+        self.push(reply_frame(id, Event::Error { code, message, timestamp: self.node.clock.now(), limit: None, topics }));
     }
 
     async fn act(&self, action: Action, id: Option<&Value>) -> Result<(), Wrong> {
@@ -144,10 +162,8 @@ impl Session {
             Action::Cancel { task_id, user_id } => self.cancel(&task_id, user_id, id).await?,
             Action::Publish { topic, message } => {
                 if !self.node.clients.is_open() {
-                    return Err(Wrong {
-                        code: "forbidden",
-                        message: "publish: clients with a token may not publish; publish through a producer".to_owned(),
-                    });
+                    let message = "publish: clients with a token may not publish; publish through a producer";
+                    return Err(Wrong::new(Wrong::FORBIDDEN, message.to_owned()));
                 }
                 let published = self.node.publish(Address::Topic(topic), message, None).await?;
                 self.push(reply(Event::Published { position: published.position }));
@@ -203,29 +219,32 @@ fn reply_frame(id: Option<&Value>, event: Event) -> Frame {
     Frame::plain(Reply { event, reply_to: id.cloned() }.to_json())
 }
 
+/// Topics that are named in a message; the event names all.
+const FEW: usize = 3;
+
 impl Wrong {
     pub(crate) const FORBIDDEN: &str = "forbidden";
+    pub(crate) const UNAVAILABLE: &str = GatewayError::UNAVAILABLE;
     pub(crate) const TOO_MANY: &str = "too_many_subscriptions";
     pub(crate) const TOO_MANY_CONNECTIONS: &str = "too_many_connections";
 
+    fn new(code: &'static str, message: String) -> Self {
+        Self { code, message, topics: None }
+    }
+
     pub(crate) fn too_many(limit: usize) -> Self {
-        Self {
-            code: Self::TOO_MANY,
-            message: format!("a connection may have at most {limit} subscriptions (WEBSOCKET_TOPICS)"),
-        }
+        let message = format!("a connection may have at most {limit} subscriptions (WEBSOCKET_TOPICS)");
+        Self::new(Self::TOO_MANY, message)
     }
 
     pub(crate) fn too_many_connections(limit: u64) -> Self {
-        Self {
-            code: Self::TOO_MANY_CONNECTIONS,
-            message: format!(
-                "the user has {limit} connections, the most that one may have (WEBSOCKET_USER_CONNECTIONS)"
-            ),
-        }
+        let message =
+            format!("the user has {limit} connections, the most that one may have (WEBSOCKET_USER_CONNECTIONS)");
+        Self::new(Self::TOO_MANY_CONNECTIONS, message)
     }
 
     pub(crate) fn not_subscribed(topic: &TopicName) -> Self {
-        Self { code: "forbidden", message: format!("topic: subscribe to {:?} first", topic.as_str()) }
+        Self::new(Self::FORBIDDEN, format!("topic: subscribe to {:?} first", topic.as_str()))
     }
 
     pub(crate) fn topics_only(address: &Address) -> Self {
@@ -243,44 +262,52 @@ impl Wrong {
     }
 
     pub(crate) fn unavailable(why: &str) -> Self {
-        Self { code: "unavailable", message: format!("{why}: repeat") }
+        Self::new(Self::UNAVAILABLE, format!("{why}: repeat"))
+    }
+
+    /// Of a subscription: these addresses are not subscribed. What passes has to be asked for again, or the client hears nothing of
+    /// them.
+    pub(crate) fn not_subscribed_to(self, addresses: impl Iterator<Item = Address>) -> Self {
+        let mut names: Vec<String> = addresses.map(|address| address.client_form().to_string()).collect();
+        let few: Vec<String> = names.iter().take(FEW).map(|name| format!("{name:?}")).collect();
+        let others = if names.len() > FEW { format!(" and {} more", names.len() - FEW) } else { String::new() };
+        let again = if self.code == Self::UNAVAILABLE { ": subscribe again" } else { "" };
+        let message = format!("{}; not subscribed to {}{others}{again}", self.message, few.join(", "));
+        let topics = if names.len() == 1 { names.pop().map(Topics::Topic) } else { Some(Topics::Topics(names)) };
+        Self { message, topics, ..self }
     }
 
     pub(crate) fn forbidden(field: &str, own: &UserId) -> Self {
-        Self {
-            code: "forbidden",
-            message: format!("{field}: this connection belongs to {own:?} and may name nobody else"),
-        }
+        let message = format!("{field}: this connection belongs to {own:?} and may name nobody else");
+        Self::new(Self::FORBIDDEN, message)
     }
 
     /// The topic is nobody's secret: the client has named it.
     pub(crate) fn no_right(address: &Address) -> Self {
         let topic = address.client_form().to_string();
         let why = "Redis does not let this node subscribe to it";
-        Self { code: Self::FORBIDDEN, message: format!("topic: {topic:?} cannot be heard here, because {why}") }
+        Self::new(Self::FORBIDDEN, format!("topic: {topic:?} cannot be heard here, because {why}"))
     }
 
     pub(crate) fn stays(address: &Address) -> Self {
-        Self {
-            code: "invalid_field",
-            message: format!("topic: {:?} is heard as long as the connection lasts", address.client_form().to_string()),
-        }
+        let named = address.client_form().to_string();
+        Self::new("invalid_field", format!("topic: {named:?} is heard as long as the connection lasts"))
     }
 
     /// The same for an unknown message and for another user's.
     fn no_receipt() -> Self {
         let message = "message_id: there is no such message to acknowledge, or its time is over".to_owned();
-        Self { code: "not_found", message }
+        Self::new("not_found", message)
     }
 
     fn not_supported(what: &str) -> Self {
-        Self { code: "not_supported", message: format!("{what}: this version does not have it") }
+        Self::new("not_supported", format!("{what}: this version does not have it"))
     }
 }
 
 impl From<ActionError> for Wrong {
     fn from(error: ActionError) -> Self {
-        Self { code: error.code(), message: error.to_string() }
+        Self::new(error.code(), error.to_string())
     }
 }
 
@@ -292,19 +319,7 @@ impl From<FieldError> for Wrong {
 
 impl From<GatewayError> for Wrong {
     fn from(error: GatewayError) -> Self {
-        let code = match &error {
-            GatewayError::Invalid(_) => "invalid_field",
-            GatewayError::TooLong(..) => "too_long",
-            GatewayError::Unavailable(_) | GatewayError::Unanswered { .. } => "unavailable",
-            GatewayError::Full(_) => "backplane_full",
-            GatewayError::Unreadable(_) => "unreadable",
-            GatewayError::Conflict => "conflict",
-            GatewayError::TooManyCallbacks(_) => "too_many_callbacks",
-            GatewayError::TooManyCancellations(_) => "too_many_cancellations",
-            GatewayError::PresenceOff => "presence_off",
-            GatewayError::NotFound => "not_found",
-        };
-        Self { code, message: error.to_string() }
+        Self::new(error.code(), error.to_string())
     }
 }
 

@@ -21,6 +21,9 @@ const FIRST_ROOMS: usize = 2;
 /// How long the backplane may take to confirm a subscription.
 pub(crate) const CONFIRMED_WITHIN: Duration = Duration::from_secs(2);
 
+/// An address with its `since`, and what was joined for it: itself unless it is heard already, and its presence.
+type Asked = (Address, Option<Position>, Option<Joining>, Option<Joining>);
+
 /// Where an address is, and what a connection missed of it.
 #[derive(Debug, Default)]
 pub(crate) struct Past {
@@ -164,7 +167,36 @@ impl Session {
         presence: bool,
         reply: &(dyn Fn(Event) -> Frame + Sync),
     ) -> Result<(), Wrong> {
-        // Everything is asked for at once, so that a hundred topics cost one round trip.
+        let named: Vec<Address> = wanted.iter().map(|wanted| wanted.address.clone()).collect();
+        let joinings = self.join_each(wanted, presence).map_err(|wrong| wrong.not_subscribed_to(named.into_iter()))?;
+        let all: Vec<&Joining> =
+            joinings.iter().flat_map(|(_, _, joining, watching)| joining.iter().chain(watching)).collect();
+        let confirmed = confirmed(all.into_iter()).await;
+        let mut joinings = joinings.into_iter();
+        if let Err(wrong) = confirmed {
+            return Err(wrong.not_subscribed_to(joinings.map(|(address, ..)| address)));
+        }
+        let mut forbidden = Vec::new();
+        while let Some((address, since, joining, watching)) = joinings.next() {
+            // The others are heard all the same.
+            if joining.iter().chain(&watching).any(Joining::is_forbidden) {
+                forbidden.push(address);
+                continue;
+            }
+            if let Err(wrong) = self.hear(&address, since, joining, reply).await {
+                let later = joinings.map(|(address, ..)| address);
+                return Err(wrong.not_subscribed_to(forbidden.into_iter().chain([address]).chain(later)));
+            }
+            self.attend(&address, watching);
+        }
+        match forbidden.first() {
+            Some(first) => Err(Wrong::no_right(first).not_subscribed_to(forbidden.into_iter())),
+            None => Ok(()),
+        }
+    }
+
+    /// Everything is asked for at once, so that a hundred topics cost one round trip.
+    fn join_each(&self, wanted: Vec<Subscription>, presence: bool) -> Result<Vec<Asked>, Wrong> {
         let mut joinings = Vec::new();
         for Subscription { address, since } in wanted {
             let channel = Channel::from(&address);
@@ -182,20 +214,7 @@ impl Session {
             };
             joinings.push((address, since, joining, watching));
         }
-        let all: Vec<&Joining> =
-            joinings.iter().flat_map(|(_, _, joining, watching)| joining.iter().chain(watching)).collect();
-        confirmed(all.into_iter()).await?;
-        let mut forbidden = None;
-        for (address, since, joining, watching) in joinings {
-            // The others are heard all the same.
-            if joining.iter().chain(&watching).any(Joining::is_forbidden) {
-                forbidden.get_or_insert_with(|| Wrong::no_right(&address));
-                continue;
-            }
-            self.hear(&address, since, joining, reply).await?;
-            self.attend(&address, watching);
-        }
-        forbidden.map_or(Ok(()), Err)
+        Ok(joinings)
     }
 
     /// Takes a place in a topic, and hears of the others' if it asked to.

@@ -1,5 +1,7 @@
 //! What clients say. One frame is one action; a frame that is none gets an error with the words that existing
-//! clients know (`Invalid JSON format`, `Unknown action: X`, `Empty message`), never a closed connection.
+//! clients know (`Invalid JSON format`, `Unknown action: X`, `Empty message`), never a closed connection. The error is
+//! addressed to the action, and to the callback that it wants to answer, whenever these can be read: an answer that is lost
+//! in silence could become a decision of the deadline.
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -8,12 +10,16 @@ use crate::{
     address::Address,
     fields::{FieldError, Fields, describe, shorten},
     ids::{CallbackId, MessageId, TaskId, TopicName, UserId},
+    json,
     payload::Payload,
     position::Position,
 };
 
 /// The longest `id` of an action when it is a string, and the longest `answer_id`, in bytes.
 pub const LONGEST_ACTION_ID: usize = 64;
+/// The deepest nesting of an answer's `data`: it travels within a decision within a reply, which readers have to be able to read,
+/// too.
+pub const DEEPEST_DATA: usize = 100;
 
 const ACTIONS: [&str; 9] =
     ["ping", "subscribe", "unsubscribe", "confirm", "cancel", "ack", "publish", "presence", "refresh"];
@@ -126,6 +132,16 @@ pub enum ActionError {
     /// A field is missing or wrong.
     #[error(transparent)]
     Field(#[from] FieldError),
+    /// A `confirm` that cannot be taken, of a callback whose id can be read.
+    #[error("{message}")]
+    Answer {
+        /// The callback, which stays open.
+        callback_id: CallbackId,
+        /// As for an error event.
+        code: &'static str,
+        /// What is wrong with the answer.
+        message: String,
+    },
 }
 
 impl ActionError {
@@ -136,7 +152,38 @@ impl ActionError {
             Self::Empty => "empty_message",
             Self::Unknown(_) => "unknown_action",
             Self::Field(_) => "invalid_field",
+            Self::Answer { code, .. } => code,
         }
+    }
+
+    /// The same, addressed to the callback that was to be answered.
+    fn of_answer(self, callback_id: Option<CallbackId>) -> Self {
+        match callback_id {
+            Some(callback_id) => Self::Answer { callback_id, code: self.code(), message: self.to_string() },
+            None => self,
+        }
+    }
+}
+
+/// Who has to hear that a message cannot be taken, as far as that can be read.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Sender {
+    /// The client's `id` of the action.
+    pub id: Option<Value>,
+    /// The callback that it wants to answer.
+    pub callback_id: Option<CallbackId>,
+}
+
+impl Sender {
+    /// Reads what can be read from the beginning of a message.
+    pub fn of(beginning: &[u8]) -> Self {
+        Self::of_fields(&Fields::of(&json::readable_fields(beginning, &["id", "action", "callback_id"])))
+    }
+
+    fn of_fields(fields: &Fields<'_>) -> Self {
+        let confirms = matches!(fields.text("action"), Ok(Some("confirm")));
+        let callback_id = fields.parsed("callback_id", CallbackId::parse).ok().flatten();
+        Self { id: id(fields).ok().flatten(), callback_id: callback_id.filter(|_| confirms) }
     }
 }
 
@@ -147,19 +194,37 @@ impl Incoming {
         if text.trim().is_empty() {
             return error(ActionError::Empty);
         }
-        let Ok(Value::Object(map)) = serde_json::from_str(text) else { return error(ActionError::InvalidJson) };
+        let map = match json::read(text) {
+            Ok(Value::Object(map)) => map,
+            Ok(_) => return error(ActionError::InvalidJson),
+            Err(why) => return Self::unreadable(text, &why),
+        };
         if map.is_empty() {
             return error(ActionError::Empty);
         }
         let fields = Fields::of(&map);
         let id = match id(&fields) {
             Ok(id) => id,
-            Err(wrong) => return error(wrong.into()),
+            Err(wrong) => {
+                return error(ActionError::from(wrong).of_answer(Sender::of_fields(&fields).callback_id));
+            }
         };
         if let Some("ping") = map.get("action").and_then(Value::as_str) {
             return Self { id, action: Ok(Action::Ping { data: map }) };
         }
         Self { id, action: Action::parse(&fields) }
+    }
+
+    fn unreadable(text: &str, why: &serde_json::Error) -> Self {
+        let Sender { id, callback_id } = Sender::of(text.as_bytes());
+        let wrong = ActionError::InvalidJson;
+        let action = match callback_id {
+            Some(callback_id) => {
+                ActionError::Answer { callback_id, code: wrong.code(), message: format!("{wrong}: {why}") }
+            }
+            None => wrong,
+        };
+        Self { id, action: Err(action) }
     }
 }
 
@@ -181,10 +246,12 @@ impl Action {
         Ok(match name {
             "subscribe" => subscribe(fields)?,
             "unsubscribe" => unsubscribe(fields)?,
-            "confirm" => Self::Confirm {
-                callback_id: fields.required("callback_id", CallbackId::parse)?,
-                answer: Answer::from_fields(fields)?,
-            },
+            "confirm" => {
+                let callback_id = fields.required("callback_id", CallbackId::parse)?;
+                let answer = Answer::from_fields(fields)
+                    .map_err(|wrong| ActionError::from(wrong).of_answer(Some(callback_id)))?;
+                Self::Confirm { callback_id, answer }
+            }
             "cancel" => Self::Cancel {
                 task_id: fields.required("task_id", TaskId::parse)?,
                 user_id: fields.parsed("user_id", UserId::parse)?,
@@ -238,7 +305,20 @@ impl Answer {
         if answer.proceed.is_none() && answer.choice.is_none() {
             return Err(fields.wrong("proceed", "true or false"));
         }
+        if answer.data.as_ref().is_some_and(|data| !is_within(data, DEEPEST_DATA)) {
+            return Err(FieldError::new("data", format!("at most {DEEPEST_DATA} nested objects and arrays"), "more"));
+        }
         Ok(answer)
+    }
+}
+
+/// Whether a value has at most so many levels of objects and arrays.
+fn is_within(value: &Value, levels: usize) -> bool {
+    let within = |value| levels > 0 && is_within(value, levels - 1);
+    match value {
+        Value::Array(list) => levels > 0 && list.iter().all(within),
+        Value::Object(map) => levels > 0 && map.values().all(within),
+        _ => true,
     }
 }
 
@@ -403,6 +483,54 @@ mod tests {
     fn the_id_is_kept_even_when_the_action_is_wrong() {
         let incoming = Incoming::parse(r#"{"action":"fly","id":"a1"}"#);
         assert_eq!((incoming.id, incoming.action), (Some(json!("a1")), Err(ActionError::Unknown("fly".into()))));
+    }
+
+    const ID: &str = "07-000000000000000000000000000000ab";
+
+    #[test]
+    fn half_an_emoji_in_an_answer_is_taken_as_a_replacement_character() {
+        let text = r#"{"action":"confirm","id":"\udc00","callback_id":"ID","proceed":false,"feedback":"x\ud83d","data":{"\ud83d":"\ude00"}}"#;
+        let incoming = Incoming::parse(&text.replace("ID", ID));
+        assert_eq!(incoming.id, Some(json!("\u{fffd}")));
+        let Ok(Action::Confirm { answer, .. }) = incoming.action else { panic!("{incoming:?}") };
+        assert_eq!(answer.proceed, Some(false));
+        assert_eq!(answer.feedback.as_deref(), Some("x\u{fffd}"));
+        assert_eq!(answer.data, Some(json!({"\u{fffd}": "\u{fffd}"})));
+    }
+
+    #[test]
+    fn what_cannot_be_taken_is_refused_to_its_action_and_to_its_callback() {
+        let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        let data =
+            |data: &str| format!(r#"{{"action":"confirm","id":7,"callback_id":"{ID}","proceed":false,"data":{data}}}"#);
+        for (text, code, said) in [
+            (data(r#"{"n":1e400}"#), "invalid_json", "Invalid JSON format: number out of range"),
+            (data(&nested(130)), "invalid_json", "Invalid JSON format: recursion limit exceeded"),
+            (data("nul"), "invalid_json", "Invalid JSON format: "),
+            (data(&nested(DEEPEST_DATA + 1)), "invalid_field", "data: expected at most 100 nested objects and arrays"),
+            (data("1").replace("false", "\"no\""), "invalid_field", "proceed: expected true or false, got the string"),
+        ] {
+            let incoming = Incoming::parse(&text);
+            assert_eq!(incoming.id, Some(json!(7)), "{text}");
+            let Err(ActionError::Answer { callback_id, code: named, message }) = incoming.action else {
+                panic!("{text}")
+            };
+            assert_eq!((callback_id.to_string().as_str(), named), (ID, code));
+            assert!(message.starts_with(said), "{message}");
+        }
+        assert!(Incoming::parse(&data(&nested(DEEPEST_DATA))).action.is_ok());
+        let other = Incoming::parse(r#"{"action":"publish","id":"a","topic":"t","message":{"n":1e400}}"#);
+        assert_eq!(other, Incoming { id: Some(json!("a")), action: Err(ActionError::InvalidJson) });
+    }
+
+    #[test]
+    fn an_answer_whose_id_is_wrong_is_refused_to_its_callback() {
+        let text = format!(r#"{{"action":"confirm","id":[],"callback_id":"{ID}","proceed":true}}"#);
+        let incoming = Incoming::parse(&text);
+        assert!(matches!(incoming.action, Err(ActionError::Answer { code: "invalid_field", .. })), "{incoming:?}");
+        assert_eq!(incoming.id, None);
+        let text = format!(r#"{{"action":"fly","id":1,"callback_id":"{ID}","x":1e400}}"#);
+        assert_eq!(Incoming::parse(&text).action, Err(ActionError::InvalidJson));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! WebSocket close codes as advice, in bands: 4000–4499 come back, 4500–4999 do not; of the standard ones 1002, 1003,
-//! 1007, 1008 and 1009 do not come back, all others do.
+//! 1007 and 1008 do not come back, all others do. 1009 comes back without the message that was too long.
 
 /// A close code with its reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub const DRAIN: Close = Close { code: 1012, reason: "Service restart" };
 pub const BAD_DATA: Close = Close { code: 1007, reason: "Message is not UTF-8" };
 /// Against the protocol.
 pub const PROTOCOL: Close = Close { code: 1002, reason: "Protocol error" };
-/// Longer than `WEBSOCKET_MAX_MESSAGE_BYTES`.
+/// Longer than `WEBSOCKET_MAX_MESSAGE_BYTES`: come back, but do not send that message again.
 pub const TOO_LONG: Close = Close { code: 1009, reason: "Message too long" };
 /// More than `WEBSOCKET_TOPICS` from the start.
 pub const TOO_MANY_TOPICS: Close = Close { code: 1008, reason: "Too many subscriptions" };
@@ -43,7 +43,7 @@ pub const REPLACED: Close = Close { code: 4503, reason: "Replaced or disconnecte
 
 /// Whether a client that was closed with this code should come back.
 pub fn comes_back(code: u16) -> bool {
-    !matches!(code, 1002 | 1003 | 1007..=1009 | 4500..=4999)
+    !matches!(code, 1002 | 1003 | 1007 | 1008 | 4500..=4999)
 }
 
 #[cfg(test)]
@@ -52,10 +52,10 @@ mod tests {
 
     #[test]
     fn codes_are_advice_in_bands() {
-        for back in [DRAIN, FULL, USER_FULL, UNAVAILABLE, SLOW, PING_TIMEOUT, RESYNC, TOKEN_EXPIRED] {
+        for back in [DRAIN, FULL, USER_FULL, UNAVAILABLE, SLOW, PING_TIMEOUT, RESYNC, TOKEN_EXPIRED, TOO_LONG] {
             assert!(comes_back(back.code), "{back:?}");
         }
-        for gone in [TOO_MANY_TOPICS, BAD_DATA, PROTOCOL, TOO_LONG, BAD_TOKEN, REPLACED] {
+        for gone in [TOO_MANY_TOPICS, BAD_DATA, PROTOCOL, BAD_TOKEN, REPLACED] {
             assert!(!comes_back(gone.code), "{gone:?}");
         }
     }

@@ -49,6 +49,16 @@ pub enum Rejection {
     Unavailable,
 }
 
+/// Topics as `subscribe` takes them: `topic` for one, `topics` for several.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Topics {
+    /// One.
+    Topic(String),
+    /// Several.
+    Topics(Vec<String>),
+}
+
 /// What the gateway says.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -178,6 +188,12 @@ pub enum Event {
         message: String,
         /// When.
         timestamp: f64,
+        /// With `too_long`: the most bytes that a message may have.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        limit: Option<u32>,
+        /// The topics that are not subscribed because of it, named as `subscribe` takes them.
+        #[serde(flatten, skip_serializing_if = "Option::is_none")]
+        topics: Option<Topics>,
     },
     /// Why an SSE stream or a socket ends.
     Closing {
@@ -192,6 +208,11 @@ impl Event {
     /// The JSON text of the event.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("events have text keys and encode always")
+    }
+
+    /// An error of a program's word and people's words.
+    pub fn error(code: &'static str, message: String, timestamp: f64) -> Self {
+        Self::Error { code, message, timestamp, limit: None, topics: None }
     }
 
     /// The event that says what a close code says, where there is no close frame.
@@ -224,6 +245,24 @@ mod tests {
             json!({"type": "unsubscribed", "topic": "a", "reply_to": 7})
         );
         assert_eq!(value(&Reply { event, reply_to: None }), json!({"type": "unsubscribed", "topic": "a"}));
+    }
+
+    #[test]
+    fn an_error_names_its_limit_and_its_topics() {
+        let error = |limit, topics| {
+            let message = "m".to_owned();
+            value(&Reply { event: Event::Error { code: "c", message, timestamp: 1.0, limit, topics }, reply_to: None })
+        };
+        let plain = json!({"type": "error", "code": "c", "message": "m", "timestamp": 1.0});
+        assert_eq!(error(None, None), plain);
+        let with = |field: &str, value: Value| {
+            let mut all = plain.clone();
+            all[field] = value;
+            all
+        };
+        assert_eq!(error(Some(5), None), with("limit", json!(5)));
+        assert_eq!(error(None, Some(Topics::Topic("a".into()))), with("topic", json!("a")));
+        assert_eq!(error(None, Some(Topics::Topics(vec!["a".into(), "b".into()]))), with("topics", json!(["a", "b"])));
     }
 
     #[test]

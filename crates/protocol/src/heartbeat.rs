@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::{
     fields::{FieldError, Fields, describe},
     ids::{TaskId, UserId},
+    json,
     payload::JsonText,
 };
 
@@ -38,7 +39,8 @@ impl Heartbeat {
     /// Not one JSON object, or the first field that is wrong.
     pub fn parse(body: &[u8]) -> Result<Self, FieldError> {
         let wrong = |got: String| FieldError::new("body", "{user_id, interval?, ttl?}", got);
-        match serde_json::from_slice(body) {
+        let text = std::str::from_utf8(body).map_err(|_| wrong("bytes that are not UTF-8".to_owned()))?;
+        match json::read(text) {
             Ok(Value::Object(map)) => {
                 let fields = Fields::of(&map);
                 fields.only(&["user_id", "interval", "ttl"])?;

@@ -1,6 +1,18 @@
 //! Whether bytes are one JSON object (RFC 8259), without reading it into anything: every message to every client is checked
 //! once on each node, so nothing is allocated and strings are stepped over eight bytes at a time. What it says is what
 //! `serde_json` says, which a test compares, but for nesting, of which there is a limit here.
+//!
+//! A string may hold half of a surrogate pair (`\ud83d`): JavaScript and Python write it for a text that was cut within an
+//! emoji. RFC 8259 §8.2 lets such a text be JSON, and readers disagree about it: some refuse the whole message. So it is read as
+//! U+FFFD, as browsers do when they encode it ([`mended`]).
+
+use std::{borrow::Cow, fmt};
+
+use serde::{
+    Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::{Map, Value, value::RawValue};
 
 /// The deepest nesting of objects and arrays; readers of JSON in browsers and elsewhere have limits of their own.
 pub const DEEPEST: usize = 127;
@@ -14,12 +26,125 @@ pub(crate) enum NotObject {
     TooDeep(usize),
 }
 
+/// What an object has in its strings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Strings {
+    /// Only characters.
+    Whole,
+    /// Halves of surrogate pairs, too: the object has to be [`mended`].
+    Halved,
+}
+
+/// JSON text in which each half of a surrogate pair is written as U+FFFD: as long as before, and the same where there is none.
+/// What is no JSON stays so.
+pub fn mended(text: &str) -> Cow<'_, str> {
+    let mut whole: Option<Vec<u8>> = None;
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while let Some(escape) = bytes.get(at..).and_then(|rest| rest.iter().position(|byte| *byte == b'\\')) {
+        at += escape;
+        match escaped_unit(bytes, at) {
+            None => at += 2,
+            Some(unit) if is_high(unit) && escaped_unit(bytes, at + 6).is_some_and(is_low) => at += 12,
+            Some(unit) => {
+                if (is_high(unit) || is_low(unit))
+                    && let Some(digits) = whole.get_or_insert_with(|| bytes.to_vec()).get_mut(at + 2..at + 6)
+                {
+                    digits.copy_from_slice(b"fffd");
+                }
+                at += 6;
+            }
+        }
+    }
+    match whole {
+        None => Cow::Borrowed(text),
+        Some(bytes) => Cow::Owned(String::from_utf8(bytes).expect("ASCII was written over ASCII")),
+    }
+}
+
+/// Reads JSON text whose halves of surrogate pairs count as U+FFFD.
+///
+/// # Errors
+/// Anything else that the library does not read.
+pub fn read(text: &str) -> serde_json::Result<Value> {
+    serde_json::from_str(text).or_else(|error| match mended(text) {
+        Cow::Borrowed(_) => Err(error),
+        Cow::Owned(mended) => serde_json::from_str(&mended),
+    })
+}
+
+/// Those fields of an object with one of these names whose values are short texts or numbers: as many as can be read from its
+/// beginning, where the rest is malformed or missing. So a refusal can be addressed to the sender of what cannot be read.
+pub fn readable_fields(beginning: &[u8], names: &[&str]) -> Map<String, Value> {
+    let text = match std::str::from_utf8(beginning) {
+        Ok(text) => text,
+        Err(error) => {
+            let whole = beginning.get(..error.valid_up_to()).unwrap_or_default();
+            std::str::from_utf8(whole).unwrap_or_default()
+        }
+    };
+    let mut found = Map::new();
+    // Where it ends in an error, what was found before counts.
+    serde_json::Deserializer::from_str(&mended(text)).deserialize_map(Readable { names, found: &mut found }).ok();
+    found
+}
+
+/// The longest value of [`readable_fields`]: every name of the protocol is shorter, however it is escaped.
+const LONGEST_READABLE: usize = 2048;
+
+/// See [`readable_fields`].
+struct Readable<'a> {
+    names: &'a [&'a str],
+    found: &'a mut Map<String, Value>,
+}
+
+impl<'de> Visitor<'de> for Readable<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut number = None;
+        loop {
+            let key = map.next_key::<Cow<'de, str>>()?;
+            // A number at the end of what is there may go on behind it.
+            self.found.extend(number.take());
+            let Some(key) = key else { return Ok(()) };
+            let value = map.next_value::<&RawValue>()?.get();
+            if !self.names.contains(&key.as_ref()) || value.len() > LONGEST_READABLE {
+                continue;
+            }
+            match serde_json::from_str(value) {
+                Ok(text @ Value::String(_)) => drop(self.found.insert(key.into_owned(), text)),
+                Ok(value @ Value::Number(_)) => number = Some((key.into_owned(), value)),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The UTF-16 unit that is written at `at` as a backslash, a `u` and four digits.
+fn escaped_unit(bytes: &[u8], at: usize) -> Option<u16> {
+    let digits = bytes.get(at..at.checked_add(6)?)?.strip_prefix(b"\\u")?;
+    digits.iter().try_fold(0, |unit, digit| Some(unit << 4 | u16::try_from(char::from(*digit).to_digit(16)?).ok()?))
+}
+
+fn is_high(unit: u16) -> bool {
+    unit & 0xfc00 == 0xd800
+}
+
+fn is_low(unit: u16) -> bool {
+    unit & 0xfc00 == 0xdc00
+}
+
 /// Checks bytes that are UTF-8, without white space around them.
 ///
 /// # Errors
 /// The first byte that is wrong.
-pub(crate) fn check_object(bytes: &[u8]) -> Result<(), NotObject> {
-    let mut text = Text { bytes, at: 0 };
+pub(crate) fn check_object(bytes: &[u8]) -> Result<Strings, NotObject> {
+    let mut text = Text { bytes, at: 0, strings: Strings::Whole };
     if text.peek() != Some(b'{') {
         return Err(text.wrong());
     }
@@ -67,7 +192,7 @@ pub(crate) fn check_object(bytes: &[u8]) -> Result<(), NotObject> {
                     text.at += 1;
                     inside.leave();
                     if inside.depth == 0 {
-                        return if text.at == bytes.len() { Ok(()) } else { Err(text.wrong()) };
+                        return if text.at == bytes.len() { Ok(text.strings) } else { Err(text.wrong()) };
                     }
                 }
                 _ => return Err(text.wrong()),
@@ -106,6 +231,8 @@ impl Nesting {
 struct Text<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// What was found so far.
+    strings: Strings,
 }
 
 impl Text<'_> {
@@ -177,12 +304,20 @@ impl Text<'_> {
         match self.peek() {
             Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 1,
             Some(b'u') => {
+                let escape = self.at - 1;
                 self.at += 1;
                 for _ in 0..4 {
                     if !self.peek().is_some_and(|byte| byte.is_ascii_hexdigit()) {
                         return Err(self.wrong());
                     }
                     self.at += 1;
+                }
+                match escaped_unit(self.bytes, escape) {
+                    Some(unit) if is_high(unit) && escaped_unit(self.bytes, escape + 6).is_some_and(is_low) => {
+                        self.at += 6;
+                    }
+                    Some(unit) if is_high(unit) || is_low(unit) => self.strings = Strings::Halved,
+                    _ => {}
                 }
             }
             _ => return Err(self.wrong()),
@@ -266,7 +401,31 @@ mod tests {
     }
 
     fn says(text: &str) -> Result<(), NotObject> {
-        check_object(text.as_bytes())
+        check_object(text.as_bytes()).map(drop)
+    }
+
+    #[test]
+    fn half_an_emoji_is_a_replacement_character_and_a_whole_one_is_itself() {
+        for (given, read) in [
+            (r#"{"a":"x\ud83d"}"#, "x\u{fffd}"),
+            (r#"{"a":"\uDE00x"}"#, "\u{fffd}x"),
+            (r#"{"a":"\ud83d\ud83d\ude00"}"#, "\u{fffd}\u{1f600}"),
+            (r#"{"a":"\ude00\ud83d"}"#, "\u{fffd}\u{fffd}"),
+            (r#"{"a":"\ud83d\u0041"}"#, "\u{fffd}A"),
+            (r#"{"a":"\ud83d\n"}"#, "\u{fffd}\n"),
+            (r#"{"a":"\\\ud83d"}"#, "\\\u{fffd}"),
+        ] {
+            assert_eq!(check_object(given.as_bytes()), Ok(Strings::Halved), "{given}");
+            let value: Value = serde_json::from_str(&mended(given)).unwrap();
+            assert_eq!(value["a"], read, "{given}");
+        }
+        for whole in [r#"{"a":"\ud83d\ude00"}"#, r#"{"a":"\\ud83d"}"#, r#"{"a":"\u00e9 \\"}"#, "{}"] {
+            assert_eq!(check_object(whole.as_bytes()), Ok(Strings::Whole), "{whole}");
+            assert!(matches!(mended(whole), Cow::Borrowed(same) if same == whole), "{whole}");
+        }
+        for no_json in ["\\", r"\u", r"\ud8", r"\ud83d", r"\uzzzz", r#"{"a":"\ud83d\ud"#] {
+            assert!(serde_json::from_str::<IgnoredAny>(&mended(no_json)).is_err(), "{no_json}");
+        }
     }
 
     #[test]
@@ -297,6 +456,35 @@ mod tests {
     }
 
     #[test]
+    fn what_is_readable_before_the_first_error_is_found() {
+        let found = |text: &str| Value::Object(readable_fields(text.as_bytes(), &["id", "name"])).to_string();
+        for (text, expected) in [
+            (r#"{"id":7,"name":"a","data":1e400}"#, r#"{"id":7,"name":"a"}"#),
+            (r#"{"data":1e400,"x":[[[}"#, "{}"),
+            (r#"{"data":1e400,"name":"a","id":7,"x":[[[}"#, r#"{"id":7,"name":"a"}"#),
+            (r#"{"\ud83d":0,"name":"\ud83d","x":"#, "{\"name\":\"\u{fffd}\"}"),
+            (r#"{"id":7"#, "{}"),
+            (r#"{"id":7,"#, "{}"),
+            (r#"{"id":7,""#, "{}"),
+            (r#"{"id":7,"n":"#, r#"{"id":7}"#),
+            (r#"{"name":"a"#, "{}"),
+            (r#"{"name":"a""#, r#"{"name":"a"}"#),
+            (r#"{"name":"a","name":"b","x""#, r#"{"name":"b"}"#),
+            (r#"{"name":["a"],"id":{},"x""#, "{}"),
+            (r#"[{"id":7}]"#, "{}"),
+            ("", "{}"),
+        ] {
+            assert_eq!(found(text), expected, "{text}");
+        }
+        let cut = "{\"name\":\"a\",\"x\":\"é";
+        assert_eq!(readable_fields(&cut.as_bytes()[..cut.len() - 1], &["name"])["name"], "a");
+        let long = format!(r#"{{"name":"{}","id":1}}"#, "a".repeat(LONGEST_READABLE));
+        assert_eq!(found(&long), r#"{"id":1}"#);
+        let deep = format!(r#"{{"x":{},"id":1}}"#, "[".repeat(100_000));
+        assert_eq!(found(&deep), "{}");
+    }
+
+    #[test]
     fn nesting_is_limited_and_brackets_in_strings_do_not_count() {
         let nested = |levels: usize| format!("{{\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
         assert_eq!(says(&nested(DEEPEST - 1)), Ok(()));
@@ -308,7 +496,7 @@ mod tests {
         assert_eq!((says(&mixed), says(&mixed.replace("]}", "}]"))), (Ok(()), Err(NotObject::Malformed(361))));
     }
 
-    fn json() -> impl Strategy<Value = serde_json::Value> {
+    fn json() -> impl Strategy<Value = Value> {
         use serde_json::Value;
         let leaf = prop_oneof![
             Just(Value::Null),
@@ -322,7 +510,7 @@ mod tests {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
                 prop::collection::vec((any::<String>(), inner), 0..6)
-                    .prop_map(|fields| Value::from_iter(fields.into_iter().collect::<serde_json::Map<_, _>>())),
+                    .prop_map(|fields| Value::from_iter(fields.into_iter().collect::<Map<_, _>>())),
             ]
         })
     }
@@ -334,7 +522,7 @@ mod tests {
         fn it_says_what_the_library_says(value in json(), pretty: bool, changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3)) {
             let value = serde_json::json!({ "a": value });
             let mut bytes = if pretty { serde_json::to_vec_pretty(&value) } else { serde_json::to_vec(&value) }.unwrap();
-            prop_assert_eq!(check_object(&bytes), Ok(()));
+            prop_assert_eq!(check_object(&bytes), Ok(Strings::Whole));
             for (place, byte) in changes {
                 let place = place.index(bytes.len());
                 bytes[place] = byte;
@@ -343,6 +531,16 @@ mod tests {
             if std::str::from_utf8(&bytes).is_ok() {
                 prop_assert_eq!(check_object(&bytes).is_ok(), is_object(&bytes), "{}", String::from_utf8_lossy(&bytes));
             }
+        }
+
+        #[test]
+        fn what_it_lets_through_can_be_read_when_it_is_mended(text in r"(\\u[dD][89a-fA-F0-9]{3}|\\u00[0-9a-f]{2}|\\\\|[a-zé😀]){0,8}") {
+            let object = format!(r#"{{"{text}":"{text}"}}"#);
+            let strings = check_object(object.as_bytes()).unwrap();
+            let mended = mended(&object);
+            prop_assert_eq!(matches!(mended, Cow::Owned(_)), strings == Strings::Halved);
+            prop_assert_eq!(serde_json::from_str::<Value>(&object).is_ok(), strings == Strings::Whole);
+            prop_assert!(serde_json::from_str::<Value>(&mended).is_ok(), "{}", mended);
         }
 
         #[test]

@@ -5,7 +5,7 @@
 //! - [`address`]: where a message goes: `broadcast`, `user:<id>` or `topic:<name>`.
 //! - [`position`]: `{epoch, offset}` of a message within the history of its address.
 //! - [`payload`]: bytes that are known to be one JSON object, and the splice that adds routing facts to them.
-//! - [`json`]: whether bytes are one JSON object, without reading it into anything.
+//! - [`json`]: whether bytes are one JSON object, without reading it into anything, and what every reader can read of it.
 //! - [`fields`]: reads fields of a JSON object so that every error names the field and what was expected.
 //! - [`action`]: what clients say.
 //! - [`event`]: what the gateway says to clients.
@@ -40,7 +40,7 @@ pub mod receipt;
 pub mod schema;
 pub mod workflow;
 
-pub use action::{Action, ActionError, Answer, Incoming, Subscription};
+pub use action::{Action, ActionError, Answer, Incoming, Sender, Subscription};
 pub use address::{Address, AddressError};
 pub use callback::{ByKind, Decision, OnTimeout, Resolution, Status};
 pub use event::{Event, Reply};

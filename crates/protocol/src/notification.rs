@@ -10,7 +10,7 @@ use crate::{
     callback::OnTimeout,
     fields::{FieldError, Fields},
     ids::{CallbackId, IdempotencyKey, ReplyName, TaskId, UserId},
-    json::DEEPEST,
+    json::{self, DEEPEST},
     payload::JsonText,
     question::Question,
 };
@@ -88,6 +88,7 @@ impl Notification {
             FieldError::new("body", format!("one JSON object in UTF-8, at most {DEEPEST} levels deep"), got)
         };
         let text = std::str::from_utf8(body).map_err(|_| wrong("bytes that are not UTF-8".to_owned()))?;
+        let text = &*json::mended(text);
         let mut map = match serde_json::from_str(text).map_err(|error| wrong(error.to_string()))? {
             Value::Object(map) => map,
             other => return Err(wrong(crate::fields::describe(&other))),
@@ -238,6 +239,15 @@ mod tests {
         let notification = Notification::parse(text.as_bytes()).unwrap();
         let id = CallbackId::new(Partition::of(&notification.user_id), 1);
         assert!(notification.message_head(id).contains(r#""result":{"b":1.50, "a":123456789012345678901234567890}"#));
+    }
+
+    #[test]
+    fn half_an_emoji_is_asked_as_a_replacement_character() {
+        let text = body().to_string().replace("found 5 errors", r"found \ud83d").replace("validated_rows", r"\uDE00");
+        let asked = Notification::parse(text.as_bytes()).unwrap();
+        let message = message(&asked);
+        assert_eq!(message["message"], "found \u{fffd}");
+        assert_eq!(message["result"], json!({"\u{fffd}": 1000}));
     }
 
     #[test]

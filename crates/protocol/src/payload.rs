@@ -15,7 +15,7 @@ use crate::{
     address::Address,
     fields::FieldError,
     ids::MessageId,
-    json::{self, DEEPEST, NotObject},
+    json::{self, DEEPEST, NotObject, Strings},
     position::Position,
     receipt::RECEIPT_FIELDS,
 };
@@ -28,7 +28,8 @@ pub const RESERVED: [&str; 2] = ["target_user_id", "_meta"];
 pub struct Payload(Bytes);
 
 impl Payload {
-    /// Checks that the bytes are one JSON object in UTF-8, nested at most [`DEEPEST`] deep.
+    /// Checks that the bytes are one JSON object in UTF-8, nested at most [`DEEPEST`] deep. Half of a surrogate pair in it becomes
+    /// U+FFFD, so that every reader can read the object.
     ///
     /// # Errors
     /// When they are not.
@@ -40,7 +41,11 @@ impl Payload {
             return Err(wrong(if bytes.is_empty() { "nothing".to_owned() } else { "something else".to_owned() }));
         }
         match json::check_object(&bytes) {
-            Ok(()) => Ok(Self(bytes)),
+            Ok(Strings::Whole) => Ok(Self(bytes)),
+            Ok(Strings::Halved) => {
+                let text = std::str::from_utf8(&bytes).expect("checked above");
+                Ok(Self(json::mended(text).into_owned().into()))
+            }
             Err(NotObject::TooDeep(_)) => {
                 Err(FieldError::new("message", format!("at most {DEEPEST} nested objects and arrays"), "more"))
             }
@@ -143,9 +148,11 @@ impl Payload {
     /// When the object has a field of one of these names.
     fn without(&self, names: &[&'static str], expected: &str) -> Result<(), FieldError> {
         let mut text = serde_json::Deserializer::from_slice(&self.0);
-        match KeyAmong(names).deserialize(&mut text).ok().flatten() {
-            Some(name) => Err(FieldError::new(name, expected, "a value")),
-            None => Ok(()),
+        match KeyAmong(names).deserialize(&mut text) {
+            Ok(None) => Ok(()),
+            Ok(Some(name)) => Err(FieldError::new(name, expected, "a value")),
+            // Keys that cannot be read might be among the names.
+            Err(error) => Err(FieldError::new("message", "one JSON object in UTF-8", error.to_string())),
         }
     }
 
@@ -235,11 +242,24 @@ mod tests {
 
     #[test]
     fn bodies_may_not_use_the_gateways_fields_however_they_are_written() {
-        for wrong in [r#"{"_meta":1}"#, r#"{"a":1,"target_user_id":"x"}"#, r#"{"\u005fmeta":1}"#] {
+        for wrong in [
+            r#"{"_meta":1}"#,
+            r#"{"a":1,"target_user_id":"x"}"#,
+            r#"{"\u005fmeta":1}"#,
+            r#"{"\ud83d":0,"_meta":1}"#,
+            r#"{"_meta":1,"\udc00":0}"#,
+            r#"{"n":1e400,"_meta":1}"#,
+        ] {
             let error = Payload::parse_body(Bytes::from_static(wrong.as_bytes())).unwrap_err();
             assert!(RESERVED.contains(&error.field.as_str()), "{error}");
         }
         assert!(Payload::parse_body(Bytes::from_static(br#"{"a":{"_meta":1}}"#)).is_ok());
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_becomes_a_character_that_every_reader_can_read() {
+        assert_eq!(payload(r#"{"\ud83d":"x\uDC00"}"#).as_str(), r#"{"\ufffd":"x\ufffd"}"#);
+        assert_eq!(payload(r#"{"a":"\ud83d\ude00"}"#).as_str(), r#"{"a":"\ud83d\ude00"}"#);
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! The other bodies of the producers' doors. A message is published as the object that it is; only a batch wraps it.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{address::Address, fields::FieldError, ids::IdempotencyKey, payload::Payload, position::Position};
+use crate::{address::Address, fields::FieldError, ids::IdempotencyKey, json, payload::Payload, position::Position};
 
 /// The most messages of one `POST /v1/batch`.
 pub const MOST_MESSAGES: usize = 10_000;
@@ -31,11 +33,11 @@ struct RawBatch<'a> {
 #[serde(deny_unknown_fields)]
 struct RawItem<'a> {
     #[serde(borrow)]
-    address: std::borrow::Cow<'a, str>,
+    address: Cow<'a, str>,
     #[serde(borrow)]
     message: &'a RawValue,
     #[serde(borrow, default)]
-    idempotency_key: Option<std::borrow::Cow<'a, str>>,
+    idempotency_key: Option<Cow<'a, str>>,
 }
 
 /// Reads `{"messages":[{"address", "message", "idempotency_key"?}, …]}`; a wrong item does not spoil the others.
@@ -45,6 +47,9 @@ struct RawItem<'a> {
 pub fn parse_batch(body: &Bytes) -> Result<Vec<Result<BatchItem, FieldError>>, FieldError> {
     let shape = r#"{"messages":[{"address", "message", "idempotency_key"?}, …]}"#;
     let text = std::str::from_utf8(body).map_err(|_| FieldError::new("body", shape, "bytes that are not UTF-8"))?;
+    if let Cow::Owned(mended) = json::mended(text) {
+        return parse_batch(&mended.into());
+    }
     let batch: RawBatch<'_> =
         serde_json::from_str(text).map_err(|error| FieldError::new("body", shape, error.to_string()))?;
     if batch.messages.len() > MOST_MESSAGES {
@@ -93,6 +98,18 @@ mod tests {
         assert_eq!(items[0].as_ref().unwrap().message.as_str(), r#"{"n":1.0}"#);
         let fields: Vec<_> = items[1..].iter().map(|item| item.as_ref().unwrap_err().field.clone()).collect();
         assert_eq!(fields, ["messages[1].address", "messages[2].message", "messages[3]._meta", "messages[4]"]);
+    }
+
+    #[test]
+    fn half_an_emoji_spoils_no_item() {
+        let body = Bytes::from_static(
+            br#"{"messages":[{"address":"user:\ud83d","message":{"\udc00":"\ud83d"}},{"address":"broadcast","message":{"\ud83d":0,"_meta":1}}]}"#,
+        );
+        let items = parse_batch(&body).unwrap();
+        let item = items[0].as_ref().unwrap();
+        assert_eq!(item.address.to_string(), "user:\u{fffd}");
+        assert_eq!(item.message.as_str(), r#"{"\ufffd":"\ufffd"}"#);
+        assert_eq!(items[1].as_ref().unwrap_err().field, "messages[1]._meta");
     }
 
     #[test]

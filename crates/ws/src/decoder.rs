@@ -6,7 +6,8 @@
 //! After a violation a decoder swallows what comes, and as long as it knows where frames begin it looks for the peer's
 //! close frame. So a connection that closes sends its own close frame, goes on reading for a bounded time until
 //! [`Decoder::heard_close`] or the end of the stream, and then hangs up: its peer, which may be in the middle of sending
-//! what was too long, hears the code and not a reset.
+//! what was too long, hears the code and not a reset. Of a message that is too long it keeps the beginning
+//! ([`Decoder::beginning`]), so that the refusal can name it.
 
 #![allow(clippy::mut_mut, reason = "a cursor over what was read, which may be changed in place")]
 
@@ -75,6 +76,8 @@ enum Lent {
 #[derive(Clone, Copy, PartialEq)]
 enum Mode {
     Open,
+    /// In the payload of the frame with which a message became too long, of which the beginning is still kept.
+    Overlong,
     /// After a violation: only a close frame is still looked for.
     Closing,
     /// The peer's close frame has come, so nothing more may.
@@ -150,14 +153,20 @@ impl Decoder {
             Ok(Some(Whole::Deflated { opcode, read })) => {
                 let longest = self.limits.message_bytes();
                 let deflated = read.unwrap_or(&self.assembly);
-                let inflated = match inflater {
-                    Some(inflater) => inflater.inflate(deflated, longest),
+                match inflater {
+                    Some(inflater) => match inflater.fill(deflated, longest) {
+                        Ok(()) => match lend(opcode, inflater.inflated()) {
+                            Ok(event) => return Ok(Some(event)),
+                            Err(violation) => violation,
+                        },
+                        Err(violation) => {
+                            let inflated = inflater.inflated();
+                            self.assembly = inflated.get(..BEGINNING).unwrap_or(inflated).to_vec();
+                            violation
+                        }
+                    },
                     // The caller has forgotten what was agreed when the message began.
-                    None => Err(Violation::ReservedBit),
-                };
-                match inflated.and_then(|message| lend(opcode, message)) {
-                    Ok(event) => return Ok(Some(event)),
-                    Err(violation) => violation,
+                    None => Violation::ReservedBit,
                 }
             }
             Err(violation) => violation,
@@ -169,6 +178,17 @@ impl Decoder {
     /// Whether the peer has sent its close frame, before or after a violation: there is nothing more to read.
     pub fn heard_close(&self) -> bool {
         self.mode == Mode::Closed
+    }
+
+    /// After [`Violation::TooLong`]: the first bytes of that message, at most [`BEGINNING`]. `None` while more of them may come.
+    /// Empty after another violation, and for a compressed message that was refused before it was whole.
+    pub fn beginning(&self) -> Option<&[u8]> {
+        match self.mode {
+            Mode::Open | Mode::Overlong => None,
+            Mode::Closing | Mode::Closed | Mode::Lost => {
+                self.assembly.get(..self.assembly.len() - usize::from(self.tail))
+            }
+        }
     }
 
     /// Whether it is where a new one would begin: between two messages, with nothing lent and nothing wrong. Then it need not be
@@ -264,10 +284,10 @@ impl Decoder {
         // What cannot be deflated grows a little, by blocks and flushes.
         let most = if message.compressed { most.saturating_add(most / 8 + 64) } else { most };
         let room = most.saturating_sub(self.assembly.len());
+        self.message = Some(message);
         if usize::try_from(header.length).map_or(true, |length| length > room) {
             return Err(Violation::too_long(self.limits.message_bytes()));
         }
-        self.message = Some(message);
         Ok(())
     }
 
@@ -278,7 +298,7 @@ impl Decoder {
         let piece = take(input, usize::try_from(*remaining).unwrap_or(usize::MAX));
         *remaining -= u64::try_from(piece.len()).unwrap_or(*remaining);
         let rest = *remaining;
-        let ignored = self.mode != Mode::Open && opcode != Opcode::Close;
+        let ignored = !matches!(self.mode, Mode::Open | Mode::Overlong) && opcode != Opcode::Close;
         if !ignored {
             mask::apply(*mask, piece);
             *mask = mask::rotated(*mask, piece.len());
@@ -288,6 +308,10 @@ impl Decoder {
             self.progress = NO_HEAD;
         }
         if ignored {
+            return Ok(None);
+        }
+        if self.mode == Mode::Overlong {
+            self.keep_beginning(piece, rest == 0);
             return Ok(None);
         }
         if opcode.is_control() {
@@ -365,6 +389,17 @@ impl Decoder {
         Ok(())
     }
 
+    /// Appends to the beginning of a message that is too long, until it is whole or the frame `ends`.
+    fn keep_beginning(&mut self, piece: &[u8], ends: bool) {
+        let room = BEGINNING.saturating_sub(self.assembly.len());
+        let kept = piece.get(..room).unwrap_or(piece);
+        self.assembly.reserve_exact(kept.len());
+        self.assembly.extend_from_slice(kept);
+        if ends || kept.len() == room {
+            self.mode = Mode::Closing;
+        }
+    }
+
     /// Gives back what the last event borrowed.
     fn take_back(&mut self) {
         match self.lent {
@@ -383,11 +418,20 @@ impl Decoder {
 
     /// After a violation: swallows the rest of the input, in which a close frame may be.
     fn fail(&mut self, violation: Violation, input: &mut &mut [u8], compression: Compression) {
-        self.assembly = Vec::new();
+        let overlong = matches!(violation, Violation::TooLong(_));
+        let compressed = self.message.take().is_some_and(|message| message.compressed);
+        if overlong && !compressed {
+            self.assembly.truncate(BEGINNING);
+            self.assembly.shrink_to_fit();
+        } else {
+            self.assembly = Vec::new();
+        }
         self.tail = 0;
-        self.message = None;
+        self.lent = Lent::Nothing;
+        let in_payload = matches!(self.progress, Progress::Payload { .. });
         self.mode = match self.mode {
             Mode::Closed => Mode::Closed,
+            Mode::Open if overlong && !compressed && in_payload => Mode::Overlong,
             Mode::Open if violation != Violation::HugeLength => Mode::Closing,
             _ => Mode::Lost,
         };
@@ -400,12 +444,12 @@ impl Decoder {
                 break;
             }
         }
-        self.lent = Lent::Nothing;
-        if self.mode != Mode::Closing {
-            self.assembly = Vec::new();
-        }
+        self.take_back();
     }
 }
+
+/// How much of a message that is too long is kept: the names in it that a refusal needs, if they come first.
+pub const BEGINNING: usize = 1024;
 
 /// A whole payload as an event.
 fn lend(opcode: Opcode, payload: &[u8]) -> Result<Event<'_>, Violation> {

@@ -2,7 +2,7 @@
 
 mod support;
 
-use countersign_ws::{Decoder, Event, Limits, Opcode, Role, Violation};
+use countersign_ws::{Decoder, Event, Limits, Opcode, Role, Violation, decoder::BEGINNING};
 use support::{Heard, LIMITS, decoder, feed, feed_in_pieces, fragment, text, to, whole};
 
 const ROLES: [Role; 2] = [Role::Server, Role::Client];
@@ -173,6 +173,50 @@ fn a_message_that_will_be_too_long_is_refused_at_its_head() {
 }
 
 #[test]
+fn the_beginning_of_a_message_that_is_too_long_is_kept_and_nothing_else_of_it() {
+    let message: Vec<u8> = (b'a'..=b'z').cycle().take(1_000_000).collect();
+    let beginning = &message[..BEGINNING];
+    for piece in [1, 7, 500, 4096, 100_000, 2_000_000] {
+        let mut decoder = Decoder::new(Role::Server, Limits::new(5000));
+        let mut heard = Vec::new();
+        for read in whole(Opcode::Text, &message).chunks(piece) {
+            heard.extend(feed(&mut decoder, read));
+            assert!(decoder.held_bytes() <= BEGINNING, "{} held in pieces of {piece}", decoder.held_bytes());
+        }
+        assert_eq!(heard, [Heard::Violation(Violation::TooLong(5000))]);
+        assert_eq!(decoder.beginning(), Some(beginning), "pieces of {piece}");
+        assert_eq!(feed(&mut decoder, &whole(Opcode::Close, b"")), [Heard::Close(None)]);
+        assert_eq!((decoder.heard_close(), decoder.beginning()), (true, Some(beginning)));
+    }
+    // In fragments, with a ping between them.
+    let head = whole(Opcode::Continuation, &message);
+    for first in [&message[..0], &message[..3], &message[..4000]] {
+        for piece in [1, 7, 2_000_000] {
+            let mut decoder = Decoder::new(Role::Server, Limits::new(5000));
+            let stream = [fragment(Opcode::Text, first), whole(Opcode::Ping, b"p"), head.clone()].concat();
+            let heard = feed_in_pieces(&mut decoder, &stream, piece);
+            assert_eq!(heard, [Heard::Ping(b"p".to_vec()), Heard::Violation(Violation::TooLong(5000))]);
+            let expected = [first, &message].concat();
+            assert_eq!(decoder.beginning(), Some(&expected[..BEGINNING]));
+        }
+    }
+}
+
+#[test]
+fn the_beginning_of_a_short_frame_that_is_too_long_is_all_of_it() {
+    let mut decoder = Decoder::new(Role::Server, Limits::new(10));
+    let stream = [whole(Opcode::Text, b"hello, world"), whole(Opcode::Ping, b"p")].concat();
+    assert_eq!(decoder.beginning(), None);
+    assert_eq!(feed(&mut decoder, &stream[..10]), [Heard::Violation(Violation::TooLong(10))]);
+    assert_eq!(decoder.beginning(), None, "more of it is to come");
+    feed(&mut decoder, &stream[10..]);
+    assert_eq!(decoder.beginning(), Some(&b"hello, world"[..]));
+    let mut decoder = self::decoder(Role::Server);
+    feed(&mut decoder, &whole(Opcode::Text, b"\xff"));
+    assert_eq!(decoder.beginning(), Some(&b""[..]), "after another violation nothing is kept");
+}
+
+#[test]
 fn fragments_are_counted_as_well_as_bytes() {
     let limits = Limits::new(1000).with_fragments(3);
     let more = fragment(Opcode::Continuation, b"");
@@ -224,7 +268,9 @@ fn the_peers_close_frame_is_found_behind_a_violation() {
                 assert_eq!(heard.remove(0), Heard::Violation(expected));
                 assert!(heard.is_empty() || heard == [Heard::Close(Some((1009, String::new())))], "{heard:?}");
                 assert!(decoder.heard_close(), "{expected:?} in pieces of {piece}");
-                assert_eq!(decoder.held_bytes(), 0);
+                let kept = if expected == Violation::TooLong(1000) { BEGINNING } else { 0 };
+                assert!(decoder.held_bytes() <= 2 * kept, "{expected:?} in pieces of {piece}");
+                assert_eq!(decoder.beginning(), Some(&vec![b'x'; kept][..]));
             }
         }
     }

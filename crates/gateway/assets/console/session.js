@@ -13,6 +13,8 @@ export const MAX_AWAITED = 1000;
 const NOTHING_YET = Object.freeze({ epoch: '', offset: 0 });
 
 const RESYNC = 4003;
+const TOO_LONG = 1009;
+const SHORTEN = 'Your answer is too long for the gateway: shorten it and answer again';
 
 export class Session {
   /** `newId` mints the answer ids: unique among this user's devices, at most 64 bytes. */
@@ -26,6 +28,7 @@ export class Session {
     this.positions = new Map(); // address → {epoch, offset}
     this.heartbeats = new Map(); // user and task → {userId, taskId, message, at}
     this.lastCancellation = null;
+    this.longest = null; // bytes of the longest message that the gateway takes, once it has refused one
     this.clockAhead = 0; // seconds by which the gateway's clock is ahead of this device's
     this.roundTrip = null; // seconds
     this.awaited = new Map(); // action id → {verb, subject, sentAt}
@@ -105,6 +108,7 @@ export class Session {
     this.connection = null;
     this.awaited.clear();
     for (const subscription of this.subscriptions.values()) subscription.state = 'asked';
+    if (code === TOO_LONG) return this.#dropTooLong();
     if (code !== RESYNC) return [];
     // More was missed than the gateway replays: coming back with the same positions would end the same way.
     const missed = [...this.positions.keys()].map((topic) => ({ kind: 'gap', topic }));
@@ -229,6 +233,16 @@ export class Session {
     return [rejection];
   }
 
+  // An answer that was too long would close the next connection too. When the gateway did not say how long a message may be,
+  // it was the longest.
+  #dropTooLong() {
+    const lengths = [...this.answers].map(([id, fields]) => [id, byteLength({ action: 'confirm', id: 'c0', ...fields })]);
+    const most = this.longest ?? Math.max(...lengths.map(([, length]) => length)) - 1;
+    const dropped = lengths.filter(([, length]) => length > most).map(([id]) => id);
+    for (const id of dropped) this.#reopen(id, SHORTEN);
+    return dropped.map((id) => ({ kind: 'answer', id, outcome: 'too_long', decision: null }));
+  }
+
   #reopen(id, problem) {
     this.answers.delete(id);
     const callback = this.callbacks.get(id);
@@ -276,6 +290,7 @@ export class Session {
   }
 
   #error(event, asked) {
+    if (event.code === 'too_long' && typeof event.limit === 'number') this.longest = event.limit;
     if (asked?.verb === 'confirm') this.#reopen(asked.subject, event.message);
     if (asked?.verb === 'subscribe') for (const topic of asked.subject) this.subscriptions.delete(topic.topic ?? topic);
     return [{ kind: 'error', event, about: asked }];
@@ -311,6 +326,10 @@ function isGatewayWord({ type, callback_id: callbackId, _meta: mark }) {
   if (mark === undefined) return REPLIES.has(type) || NEWS.has(type);
   if (mark.position !== undefined || !NEWS.has(type)) return false;
   return String(mark.topic).startsWith('user:') || type === 'task_cancelled';
+}
+
+function byteLength(action) {
+  return new TextEncoder().encode(JSON.stringify(action)).length;
 }
 
 function taskKey(userId, taskId) {

@@ -9,7 +9,7 @@ const STABLE_MS = 5_000;
 /** Longest wait for `connected` after dialling, and for any sign of life after a probe. */
 const PATIENCE_MS = 10_000;
 
-const FINAL_STANDARD_CODES = new Set([1002, 1003, 1007, 1008, 1009]);
+const FINAL_STANDARD_CODES = new Set([1002, 1003, 1007, 1008]);
 const MEANINGS = {
   1001: 'the node is going away',
   1006: 'the connection was lost',

@@ -129,6 +129,35 @@ test('an error that replies to an answer opens the callback again', () => {
   assert.equal(s.callbacks.get('a').problem, 'not yours');
 });
 
+test('an answer that was too long is not sent again, and the person can shorten it', () => {
+  const tooLong = { type: 'error', code: 'too_long', message: 'm', limit: 1000, timestamp: NOW };
+  for (const told of [[tooLong], []]) {
+    const s = session();
+    for (const id of ['a', 'b']) s.receive(question(id), NOW);
+    s.answer('a', { proceed: true });
+    s.answer('b', { proceed: false, feedback: 'é'.repeat(600) });
+    for (const event of told) s.receive(event, NOW);
+    assert.deepEqual(s.disconnected(1009), [{ kind: 'answer', id: 'b', outcome: 'too_long', decision: null }]);
+    const { state, problem } = s.callbacks.get('b');
+    assert.equal(state, 'open');
+    assert.match(problem, /shorten it/);
+    connected(s);
+    assert.deepEqual(s.greeting().map(({ callback_id: id }) => id), ['a']);
+  }
+});
+
+test('an answer that was rejected as too long drops no other', () => {
+  const s = session();
+  for (const id of ['a', 'b']) s.receive(question(id), NOW);
+  s.answer('a', { proceed: true });
+  const { id } = s.answer('b', { proceed: false, feedback: 'x'.repeat(2000) });
+  s.receive({ type: 'confirmation_rejected', callback_id: 'b', reason: 'invalid', message: 'too long', reply_to: id }, NOW);
+  s.receive({ type: 'error', code: 'too_long', message: 'm', limit: 1000, timestamp: NOW, reply_to: id }, NOW);
+  assert.deepEqual(s.disconnected(1009), []);
+  assert.deepEqual([s.callbacks.get('b').state, s.callbacks.get('b').problem], ['open', 'too long']);
+  assert.deepEqual([...s.answers.keys()], ['a']);
+});
+
 test('a message is shown once, by position', () => {
   const s = session();
   assert.equal(s.receive(at('broadcast', 'e', 1), NOW).length, 1);

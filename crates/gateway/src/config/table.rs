@@ -122,7 +122,7 @@ pub const TABLE: &[Variable] = &[
     variable("WEBSOCKET_CALLBACK_ON_TIMEOUT", "proceed", Accepts::OneOf(&["proceed", "decline", "fail"]),
         "What the deadline decides when the producer does not say."),
     variable("WEBSOCKET_MAX_MESSAGE_BYTES", "65536", whole("bytes", 128, 64 * MIB),
-        "Longest message from a client; longer ones close the connection with 1009."),
+        "Longest message from a client; longer ones are refused with too_long and close the connection with 1009."),
     variable("PUBLISH_MAX_BYTES", "1048576", whole("bytes", 128, 256 * MIB),
         "Longest message from a producer, at every door."),
     variable("WEBSOCKET_OUTBOX_BYTES", "1048576", whole("bytes", 1024, 1024 * MIB),

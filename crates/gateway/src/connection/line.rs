@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use countersign_protocol::close::{self, Close};
 use countersign_ws::{Limits, Opcode, Violation, frame};
 use futures_util::future::BoxFuture;
@@ -168,8 +168,23 @@ impl Line {
         }
     }
 
+    /// After [`Violation::TooLong`]: the beginning of that message; empty when it does not come soon.
+    pub(crate) async fn beginning(&mut self) -> Vec<u8> {
+        let reading = self.reader.read_beginning(&self.outbox);
+        timeout(LAST_WORDS, reading).await.unwrap_or_default()
+    }
+
     /// Says goodbye, if there is somebody to say it to, and waits a moment for the client's own.
-    pub(crate) async fn end(mut self, end: End) {
+    pub(crate) async fn end(self, end: End) {
+        self.end_saying(&[], end).await;
+    }
+
+    /// As [`Self::end`], with some texts before the goodbye.
+    pub(crate) async fn end_saying(mut self, words: &[String], end: End) {
+        if let End::Violation(_) = end {
+            // What it did before the violation is answered.
+            self.outbox.write();
+        }
         let last = match end {
             End::Gone | End::Broken(_) => return,
             End::Closed(None) => frame::server(Opcode::Close, &[]),
@@ -177,8 +192,13 @@ impl Line {
             End::Close(reason) => frame::server_close(reason.code, reason.reason),
             End::Violation(violation) => violated(violation),
         };
+        let mut all = BytesMut::new();
+        for word in words {
+            frame::append_server(Opcode::Text, word.as_bytes(), &mut all);
+        }
+        all.extend_from_slice(&last);
         let goodbye = async {
-            self.outbox.last(Frame::control(last)).await;
+            self.outbox.last(Frame::control(all.freeze())).await;
             timeout(LAST_WORDS, self.reader.read_to_the_end(&self.outbox)).await.ok();
         };
         // Whoever does not read in time has had its chance.

@@ -178,10 +178,21 @@ impl Reader {
     /// Reads on until the client has closed too: a socket that is closed with something unread is reset, and a reset may overtake
     /// the close code.
     pub(super) async fn read_to_the_end(&mut self, outbox: &Outbox) {
+        self.read_until(Decoder::heard_close, outbox).await;
+    }
+
+    /// After [`countersign_ws::Violation::TooLong`]: reads on until the beginning of that message has come; that.
+    pub(super) async fn read_beginning(&mut self, outbox: &Outbox) -> Vec<u8> {
+        let decoder = self.read_until(|decoder| decoder.beginning().is_some(), outbox).await;
+        decoder.beginning().unwrap_or_default().to_vec()
+    }
+
+    /// Reads on, past what is against the rules, until something has come or nothing more does.
+    async fn read_until(&mut self, has_come: impl Fn(&Decoder) -> bool, outbox: &Outbox) -> &Decoder {
         let decoder = self.decoder.get_or_insert_with(|| Box::new(Decoder::new(Role::Server, self.limits)));
         poll_fn(|cx| {
             SCRATCH.with_borrow_mut(|Scratch { read, inflater }| {
-                while !decoder.heard_close() {
+                while !has_come(decoder) {
                     match ready!(outbox.poll_read(cx, read)) {
                         Ok(0) | Err(_) => break,
                         Ok(bytes) => {
@@ -195,6 +206,7 @@ impl Reader {
             })
         })
         .await;
+        decoder
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{Json, extract::State};
 use countersign_backplane::callbacks::Canceller;
-use countersign_protocol::{ByKind, CallbackId, FieldError, TaskId, UserId, fields::Fields};
+use countersign_protocol::{ByKind, CallbackId, FieldError, TaskId, UserId, fields::Fields, json};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -55,8 +55,8 @@ fn user_of(body: &[u8]) -> Result<Option<UserId>, FieldError> {
     if body.trim_ascii().is_empty() {
         return Ok(None);
     }
-    match serde_json::from_slice(body) {
-        Ok(Value::Object(map)) => {
+    match std::str::from_utf8(body).map(json::read) {
+        Ok(Ok(Value::Object(map))) => {
             let fields = Fields::of(&map);
             // Neither a misspelt user nor a variable without a value may become everybody.
             fields.only(&["user_id"])?;

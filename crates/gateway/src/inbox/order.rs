@@ -9,6 +9,7 @@ use countersign_protocol::{
     Address, FieldError, IdempotencyKey, Notification, Payload, ReplyName, TaskId, TopicName, UserId,
     fields::{Fields, describe, shorten},
     heartbeat::Heartbeat,
+    json,
     producer::BatchItem,
 };
 use serde_json::{Map, Value};
@@ -174,10 +175,11 @@ impl<'a> Given<'a> {
         let wrong = |got: String| FieldError::new("body", "nothing, or a JSON object", got);
         let body = match self.body.filter(|body| !body.trim_ascii().is_empty()) {
             None => Map::new(),
-            Some(body) => match serde_json::from_slice(body) {
-                Ok(Value::Object(map)) => map,
-                Ok(other) => return Err(wrong(describe(&other))),
-                Err(error) => return Err(wrong(error.to_string())),
+            Some(body) => match std::str::from_utf8(body).map(json::read) {
+                Ok(Ok(Value::Object(map))) => map,
+                Ok(Ok(other)) => return Err(wrong(describe(&other))),
+                Ok(Err(error)) => return Err(wrong(error.to_string())),
+                Err(_) => return Err(wrong("bytes that are not UTF-8".to_owned())),
             },
         };
         let fields = Fields::of(&body);

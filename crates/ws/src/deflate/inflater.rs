@@ -31,6 +31,16 @@ impl Inflater {
     /// # Errors
     /// It is longer than `longest` bytes, of which no more than one byte further is inflated; or it is not DEFLATE.
     pub fn inflate(&mut self, deflated: &[u8], longest: usize) -> Result<&[u8], Violation> {
+        self.fill(deflated, longest).map(|()| self.inflated())
+    }
+
+    /// What was inflated last, as far as it could be.
+    pub(crate) fn inflated(&self) -> &[u8] {
+        &self.inflated
+    }
+
+    /// As [`Self::inflate`]; [`Self::inflated`] has the message.
+    pub(crate) fn fill(&mut self, deflated: &[u8], longest: usize) -> Result<(), Violation> {
         if self.inflated.capacity() > KEPT {
             self.inflated = Vec::new();
         }
@@ -41,12 +51,12 @@ impl Inflater {
         // A block may be marked as the last of its stream (§7.2.3.4); what follows is another stream.
         while self.run(&mut rest, longest)? {
             if rest.is_empty() {
-                return Ok(&self.inflated);
+                return Ok(());
             }
             self.inflate.reset(false);
         }
         rest = END;
-        if self.run(&mut rest, longest)? && rest.is_empty() { Ok(&self.inflated) } else { Err(Violation::BadDeflate) }
+        if self.run(&mut rest, longest)? && rest.is_empty() { Ok(()) } else { Err(Violation::BadDeflate) }
     }
 
     /// Inflates until the input is used up or its stream has ended: whether it has ended.
