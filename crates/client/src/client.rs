@@ -213,7 +213,9 @@ impl Client {
             offer.set_sensitive(true);
             request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, offer);
         }
-        let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER_BYTES);
+        // How long a message may be is the gateway's to say: one that is refused here would come again after every reconnect.
+        let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
+        let config = config.read_buffer_size(READ_BUFFER_BYTES);
         let connecting = Box::pin(connect_async_with_config(request, Some(config), true));
         let (socket, _) = connecting.await.map_err(refused)?;
         first_word(Box::new(socket)).await

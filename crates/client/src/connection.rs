@@ -117,7 +117,8 @@ impl Connection {
     /// Dropping the future does not take the answer back. Events that come meanwhile are kept for [`Self::next`].
     ///
     /// # Errors
-    /// [`Error::Ended`], and [`Error::Refused`] for an answer that the gateway could not read.
+    /// [`Error::Ended`], and [`Error::Refused`] for an answer that is longer than the gateway takes (`too_long`): it is not given
+    /// again, and the question is still open for a shorter one.
     ///
     /// ```no_run
     /// # async fn example(mut connection: countersign_client::Connection, id: countersign_client::CallbackId) -> countersign_client::Result<()> {
@@ -156,7 +157,8 @@ impl Connection {
     /// Hears a topic, from now on and on every later connection, from where it was.
     ///
     /// # Errors
-    /// [`Error::Refused`] when it is not allowed; [`Error::Field`] for a name that is none; [`Error::Ended`].
+    /// [`Error::Refused`] when it is not allowed; [`Error::Field`] for a name that is none; [`Error::Ended`]. While the gateway
+    /// cannot subscribe, it is asked again.
     ///
     /// ```no_run
     /// # async fn example(mut connection: countersign_client::Connection) -> countersign_client::Result<()> {

@@ -31,8 +31,10 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A connection that held this long was a good one: the next failure is the first again.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
-/// Before an answer goes out again that Redis did not take; a random part of it is added.
+/// Before an answer or a subscription goes out again that Redis did not take, doubled each time; a random part of it is added.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// The limit that doubling does not pass: the person who answered waits.
+const AGAIN_AT_THE_LATEST: Duration = Duration::from_secs(5);
 /// A frame that cannot be sent for so long has no connection.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// Added to two ping intervals of the gateway: silence beyond that is a dead connection.
@@ -50,8 +52,7 @@ pub(crate) struct Driver {
     /// Events that the consumer has no room for; while there are any, nothing is read.
     backlog: VecDeque<Event>,
     /// Actions to send again, and when.
-    again: BTreeSet<ActionId>,
-    again_at: Instant,
+    again: BTreeSet<(Instant, ActionId)>,
     silence: Duration,
 }
 
@@ -79,7 +80,6 @@ impl Driver {
             waiting: HashMap::new(),
             backlog: VecDeque::new(),
             again: BTreeSet::new(),
-            again_at: Instant::now(),
             silence: DEFAULT_PING_INTERVAL * 2 + SILENCE_MARGIN,
         }
     }
@@ -93,7 +93,13 @@ impl Driver {
                 Ok((socket, welcome)) => {
                     let since = Instant::now();
                     let over = self.serve(socket, &welcome).await;
-                    let outputs = self.session.disconnected();
+                    let code = match &over {
+                        Over::Failed(Failed::ForNow { code, .. } | Failed::ForGood { code, .. }) => *code,
+                        Over::Released => None,
+                    };
+                    // What is still wanted goes out with the greeting.
+                    self.again.clear();
+                    let outputs = self.session.disconnected(code);
                     self.take(outputs);
                     if since.elapsed() >= STABLE_AFTER {
                         failures = 0;
@@ -141,6 +147,7 @@ impl Driver {
         let events = self.events.clone();
         let mut silent_at = Instant::now() + self.silence;
         loop {
+            let again_at = self.again.first().map(|(at, _)| *at);
             let frame = tokio::select! {
                 () = events.closed() => {
                     // Whether the goodbye arrives does not matter any more.
@@ -163,8 +170,8 @@ impl Driver {
                     }
                 }
                 Some(asked) = self.actions.recv() => self.ask(asked),
-                () = sleep_until(self.again_at), if !self.again.is_empty() => {
-                    self.again.pop_first().and_then(|id| self.session.frame(id).map(str::to_owned))
+                () = sleep_until(again_at.unwrap_or(silent_at)), if again_at.is_some() => {
+                    self.again.pop_first().and_then(|(_, id)| self.session.repeat(id))
                 }
                 () = sleep_until(silent_at), if self.backlog.is_empty() => {
                     return Over::Failed(for_now(format!("nothing was heard for {:?}", self.silence)));
@@ -211,11 +218,9 @@ impl Driver {
                         drop(waiter.send(replied));
                     }
                 }
-                Output::Again(id) => {
-                    if self.again.is_empty() {
-                        self.again_at = Instant::now() + AGAIN_AFTER.mul_f64(1.0 + fastrand::f64());
-                    }
-                    self.again.insert(id);
+                Output::Again { id, tries } => {
+                    let pause = backoff(tries, AGAIN_AFTER, AGAIN_AT_THE_LATEST).mul_f64(1.0 + fastrand::f64());
+                    self.again.insert((Instant::now() + pause, id));
                 }
             }
         }

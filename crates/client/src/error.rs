@@ -66,7 +66,7 @@ pub enum Error {
     Cut,
 }
 
-/// An `application/problem+json` of the gateway.
+/// An `application/problem+json` of the gateway; its refusals elsewhere have no status.
 ///
 /// ```
 /// let problem: countersign_client::Problem =
@@ -75,7 +75,7 @@ pub enum Error {
 /// ```
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Problem {
-    /// The HTTP status.
+    /// The HTTP status; 0 where it did not come over HTTP.
     #[serde(default)]
     pub status: u16,
     /// For programs.
@@ -94,11 +94,12 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.status)?;
-        if !self.code.is_empty() {
-            write!(f, " {}", self.code)?;
-        }
+        let status = (self.status != 0).then(|| self.status.to_string());
+        let code = (!self.code.is_empty()).then(|| self.code.clone());
+        let kind: Vec<String> = status.into_iter().chain(code).collect();
+        f.write_str(&kind.join(" "))?;
         match self.detail.as_ref().or(self.title.as_ref()) {
+            Some(words) if kind.is_empty() => f.write_str(words),
             Some(words) => write!(f, ": {words}"),
             None => Ok(()),
         }

@@ -1,10 +1,15 @@
 //! Reads one frame of the gateway. What carries `_meta` came over a channel: it is a producer's message, unless it is
 //! news about the user (a question, an end, a cancellation, a heartbeat) over the user's own address without a position,
 //! which only the gateway publishes. What carries none is the gateway's own word to this very connection.
+//!
+//! JSON has numbers and depths that this library does not read. Of such a frame the other fields are read: a message of which a
+//! part is missing is told as missed, and a question or a reply is told without that part.
 
-use countersign_protocol::{Address, ByKind, CallbackId, Decision, Position, Status};
+use std::{borrow::Cow, collections::BTreeMap};
+
+use countersign_protocol::{Address, ByKind, CallbackId, Decision, Position, Status, json};
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, value::RawValue};
 
 use crate::event::{Callback, Connected, Heartbeat, Members, Message, Resolved, TaskCancelled, WhoMoved};
 
@@ -18,17 +23,31 @@ pub(crate) enum Heard {
     TaskCancelled(TaskCancelled),
     Heartbeat(Heartbeat),
     Pong,
-    Subscribed { address: Address, position: Option<Position>, recovered: Option<bool> },
+    Subscribed {
+        address: Address,
+        position: Option<Position>,
+        recovered: Option<bool>,
+    },
     Unsubscribed(Address),
     Accepted,
-    Rejected { reason: String, message: Option<String>, decision: Option<Box<Decision>> },
+    Rejected {
+        reason: String,
+        message: Option<String>,
+        decision: Option<Box<Decision>>,
+    },
     Presence(Members),
     Joined(WhoMoved),
     Left(WhoMoved),
     Published(Option<Position>),
     Gap(Address, Option<Position>),
-    Error { code: String, message: String },
+    Error {
+        code: String,
+        message: String,
+        limit: Option<u64>,
+    },
     Message(Message),
+    /// A message that cannot be read.
+    Unreadable(Address, Option<Position>),
     Other(Map<String, Value>),
 }
 
@@ -40,9 +59,23 @@ struct Meta {
     position: Option<Position>,
 }
 
-/// Reads a frame and the id of the action that it answers. `None`: it is not an object, which no gateway sends.
-pub(crate) fn read(text: &str) -> Option<(Heard, Option<u64>)> {
-    let Ok(Value::Object(mut map)) = serde_json::from_str(text) else { return None };
+/// Reads a frame, and the id of the action that it answers.
+pub(crate) fn read(text: &str) -> (Heard, Option<u64>) {
+    let unreadable = |why: &str| {
+        let message = format!("a frame of {} bytes cannot be read: {why}", text.len());
+        (Heard::Error { code: "unreadable".to_owned(), message, limit: None }, None)
+    };
+    match json::read(text) {
+        Ok(Value::Object(map)) => whole(map),
+        Ok(_) => unreadable("it is not a JSON object"),
+        Err(error) => match serde_json::from_str::<BTreeMap<Cow<'_, str>, &RawValue>>(&json::mended(text)) {
+            Ok(fields) => in_part(&fields).unwrap_or_else(|| unreadable(&error.to_string())),
+            Err(_) => unreadable(&error.to_string()),
+        },
+    }
+}
+
+fn whole(mut map: Map<String, Value>) -> (Heard, Option<u64>) {
     let meta = map.remove("_meta").map(|meta| serde_json::from_value::<Meta>(meta).unwrap_or_default());
     let reply_to = if meta.is_none() { map.get("reply_to").and_then(Value::as_u64) } else { None };
     let heard = match meta {
@@ -50,7 +83,22 @@ pub(crate) fn read(text: &str) -> Option<(Heard, Option<u64>)> {
         Some(meta) if is_news(&map, &meta) => news(&map),
         Some(meta) => Some(message(&mut map, meta)),
     };
-    Some((heard.unwrap_or(Heard::Other(map)), reply_to))
+    (heard.unwrap_or(Heard::Other(map)), reply_to)
+}
+
+/// As [`whole`], without the fields that cannot be read.
+fn in_part(fields: &BTreeMap<Cow<'_, str>, &RawValue>) -> Option<(Heard, Option<u64>)> {
+    // Without its mark a message could pass for a word of the gateway.
+    if fields.get("_meta").is_some_and(|meta| serde_json::from_str::<Value>(meta.get()).is_err()) {
+        return None;
+    }
+    let readable = |(name, raw): (&Cow<'_, str>, &&RawValue)| {
+        Some((name.clone().into_owned(), serde_json::from_str(raw.get()).ok()?))
+    };
+    match whole(fields.iter().filter_map(readable).collect()) {
+        (Heard::Message(Message { address, position, .. }), _) => Some((Heard::Unreadable(address?, position), None)),
+        told => Some(told),
+    }
 }
 
 fn kind(map: &Map<String, Value>) -> Option<&str> {
@@ -115,9 +163,11 @@ fn own_word(map: &Map<String, Value>) -> Option<Heard> {
         "left" => decode(map).map(Heard::Left),
         "published" => Some(Heard::Published(position())),
         "gap" => Some(Heard::Gap(address()?, position())),
-        "error" => {
-            Some(Heard::Error { code: text("code").unwrap_or_default(), message: text("message").unwrap_or_default() })
-        }
+        "error" => Some(Heard::Error {
+            code: text("code").unwrap_or_default(),
+            message: text("message").unwrap_or_default(),
+            limit: map.get("limit").and_then(Value::as_u64),
+        }),
         _ => news(map),
     }
 }
@@ -150,7 +200,7 @@ mod tests {
     use serde_json::json;
 
     fn heard(value: &Value) -> Heard {
-        read(&value.to_string()).unwrap().0
+        read(&value.to_string()).0
     }
 
     #[test]
@@ -166,7 +216,7 @@ mod tests {
             assert!(!matches!(heard(&word), Heard::Message(_)), "{word}");
             word["_meta"] = json!({"topic": "room:7"});
             assert!(matches!(heard(&word), Heard::Message(_)), "{word}");
-            assert_eq!(read(&word.to_string()).unwrap().1, None);
+            assert_eq!(read(&word.to_string()).1, None);
         }
     }
 
@@ -196,6 +246,41 @@ mod tests {
     fn words_that_this_version_does_not_know_are_handed_on() {
         let Heard::Other(map) = heard(&json!({"type": "weather", "members": []})) else { panic!("a known word") };
         assert_eq!(map["members"], json!([]));
-        assert!(read("[]").is_none() && read("{").is_none());
+    }
+
+    #[test]
+    fn half_an_emoji_is_read_as_a_replacement_character() {
+        let text = r#"{"text":"x\ud83d","\udc00":1,"_meta":{"topic":"broadcast"}}"#;
+        let (Heard::Message(message), None) = read(text) else { panic!("{text}") };
+        assert_eq!(Value::Object(message.body), json!({"text": "x\u{fffd}", "\u{fffd}": 1}));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_never_nothing() {
+        let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+        let position = Position::new("e", 3);
+        let at = r#"{"topic":"room:7","position":{"epoch":"e","offset":3}}"#;
+        for data in ["1e400", "-1e999", &deep] {
+            let text = format!(r#"{{"n":{data},"_meta":{at}}}"#);
+            assert!(
+                matches!(read(&text).0, Heard::Unreadable(address, Some(told)) if address.to_string() == "topic:room:7" && told == position),
+                "{text}"
+            );
+            let id = "07-000000000000000000000000000000ab";
+            let lost = format!(
+                r#"{{"type":"confirmation_rejected","callback_id":"{id}","reason":"already_resolved","reply_to":4,"decision":{{"data":{data}}}}}"#
+            );
+            let (Heard::Rejected { reason, decision: None, .. }, Some(4)) = read(&lost) else { panic!("{lost}") };
+            assert_eq!(reason, "already_resolved");
+            let question = format!(
+                r#"{{"type":"task_step_result","callback_id":"{id}","user_id":"a","task_id":"t","message":"m","status":"s","deadline":2.0,"timestamp":1.0,"result":{data},"_meta":{{"topic":"user:a"}}}}"#
+            );
+            assert!(matches!(read(&question).0, Heard::Callback(_)), "{question}");
+            let forged = format!(r#"{{"type":"pong","reply_to":4,"_meta":{{"x":{data}}}}}"#);
+            assert!(matches!(read(&forged), (Heard::Error { .. }, None)), "{forged}");
+        }
+        for text in ["", "[]", "{", "5", r#"{"a":1e400"#] {
+            assert!(matches!(read(text), (Heard::Error { code, .. }, None) if code == "unreadable"), "{text}");
+        }
     }
 }

@@ -3,19 +3,24 @@
 //! say from where to replay, topics are subscribed again, and answers whose outcome is unknown are given again with the
 //! same `answer_id`. It never tells a question or a message twice.
 
+mod topics;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use countersign_protocol::{Address, CallbackId, Position, TaskId, TopicName, UserId, position};
+use countersign_protocol::{Address, CallbackId, Position, TaskId, TopicName, UserId, close, position};
 use serde_json::{Map, Value, json};
 
 use crate::{
     error::Error,
-    event::{Event, Members, Message, Resolved, Verdict},
+    event::{Event, Members, Resolved, Verdict},
     heard::{self, Heard},
 };
 
 /// The newest ended callbacks are kept, so that a late copy of one is not told as open again.
 const MOST_ENDED: usize = 200;
+
+/// The gateway's word for it.
+const TOO_LONG: &str = "too_long";
 
 /// The id of an action.
 pub(crate) type ActionId = u64;
@@ -27,8 +32,13 @@ pub(crate) enum Output {
     Event(Event),
     /// For whoever waits for the reply to this action.
     Reply(ActionId, Result<Replied, Error>),
-    /// The gateway asks to send this action again a little later; [`Session::frame`] has it.
-    Again(ActionId),
+    /// The gateway asks to send this action again later; [`Session::repeat`] has its frame.
+    Again {
+        /// Which.
+        id: ActionId,
+        /// How often it was asked for before.
+        tries: u32,
+    },
 }
 
 /// A good reply.
@@ -49,6 +59,8 @@ pub(crate) enum Replied {
 enum Verb {
     Ping,
     Subscribe(Address),
+    /// Of a new connection, to what the consumer is subscribed to.
+    Resubscribe(Vec<Address>),
     Unsubscribe(Address),
     Confirm,
     Cancel(TaskId),
@@ -60,6 +72,8 @@ enum Verb {
 struct Asked {
     verb: Verb,
     frame: String,
+    /// How often the gateway has asked for it again.
+    tries: u32,
 }
 
 /// One consumer.
@@ -71,6 +85,10 @@ pub(crate) struct Session {
     topics: BTreeSet<Address>,
     /// Those of the topics whose comings and goings are heard, too.
     watched: BTreeSet<Address>,
+    /// Those of the topics that this connection hears.
+    confirmed: BTreeSet<Address>,
+    /// The longest frame that the gateway takes, once it has refused one.
+    longest: Option<u64>,
     positions: BTreeMap<Address, Position>,
     asked: BTreeMap<ActionId, Asked>,
     last_id: ActionId,
@@ -93,14 +111,7 @@ impl Session {
 
     /// What to send on a new connection: topics from where they were, and what may be asked again.
     pub(crate) fn greeting(&mut self) -> Vec<String> {
-        let mut frames = Vec::new();
-        let (watched, others): (Vec<_>, Vec<_>) = self.topics.iter().partition(|topic| self.watched.contains(topic));
-        for (topics, presence) in [(others, false), (watched, true)] {
-            if !topics.is_empty() {
-                let topics: Vec<_> = topics.into_iter().map(|topic| self.resumed(topic)).collect();
-                frames.push(json!({"action": "subscribe", "topics": topics, "presence": presence}).to_string());
-            }
-        }
+        let mut frames = self.resubscribe();
         // Who came and went meanwhile shows in a new list.
         let lists = self.watched.iter().map(|topic| json!({"action": "presence", "topic": topic.client_form()}));
         frames.extend(lists.map(|action| action.to_string()));
@@ -111,10 +122,13 @@ impl Session {
     }
 
     /// The connection is gone: nothing that was asked on it will be replied to.
-    pub(crate) fn disconnected(&mut self) -> Vec<Output> {
-        let mut outputs = Vec::new();
+    pub(crate) fn disconnected(&mut self, code: Option<u16>) -> Vec<Output> {
+        let mut outputs = if code == Some(close::TOO_LONG.code) { self.drop_too_long() } else { Vec::new() };
+        self.longest = None;
+        self.confirmed.clear();
         self.asked.retain(|&id, asked| match asked.verb {
             Verb::Confirm | Verb::Cancel(_) | Verb::Subscribe(_) | Verb::Presence => true,
+            Verb::Resubscribe(_) => false,
             Verb::Unsubscribe(_) => {
                 outputs.push(Output::Reply(id, Ok(Replied::Done)));
                 false
@@ -135,6 +149,18 @@ impl Session {
         known.map(|address| Output::Event(Event::Gap { address, position: None })).collect()
     }
 
+    /// What was too long is not sent again: it would close the next connection, too. When the gateway did not say how long a frame
+    /// may be, it was the longest.
+    fn drop_too_long(&mut self) -> Vec<Output> {
+        let length = |asked: &Asked| u64::try_from(asked.frame.len()).unwrap_or(u64::MAX);
+        let longest = self.asked.values().map(length).max().unwrap_or_default();
+        let most = self.longest.unwrap_or(longest.saturating_sub(1));
+        let too_long = self.asked.iter().filter(|(_, asked)| length(asked) > most);
+        let ids: Vec<ActionId> = too_long.map(|(id, _)| *id).collect();
+        let message = "the action is longer than the gateway takes: shorten it";
+        ids.into_iter().map(|id| self.failed(id, TOO_LONG.to_owned(), message.to_owned())).collect()
+    }
+
     /// The frame of an action whose reply is still awaited.
     pub(crate) fn frame(&self, id: ActionId) -> Option<&str> {
         self.asked.get(&id).map(|asked| asked.frame.as_str())
@@ -142,28 +168,6 @@ impl Session {
 
     pub(crate) fn ping(&mut self) -> ActionId {
         self.ask(Verb::Ping, json!({"action": "ping"}))
-    }
-
-    /// From where it was, or from `since`; with its comings and goings if they are to be watched.
-    pub(crate) fn subscribe(&mut self, topic: &TopicName, since: Option<Position>, watch: bool) -> ActionId {
-        let address = Address::Topic(topic.clone());
-        self.topics.insert(address.clone());
-        if watch {
-            self.watched.insert(address.clone());
-        }
-        if let Some(since) = since {
-            self.positions.insert(address.clone(), since);
-        }
-        let action = json!({"action": "subscribe", "topics": [self.resumed(&address)], "presence": watch});
-        self.ask(Verb::Subscribe(address), action)
-    }
-
-    pub(crate) fn unsubscribe(&mut self, topic: &TopicName) -> ActionId {
-        let address = Address::Topic(topic.clone());
-        self.topics.remove(&address);
-        self.watched.remove(&address);
-        self.positions.remove(&address);
-        self.ask(Verb::Unsubscribe(address), json!({"action": "unsubscribe", "topic": topic}))
     }
 
     /// `fields` are those of the answer, among them its `answer_id`, by which a repeat is known.
@@ -191,7 +195,7 @@ impl Session {
 
     /// Takes one frame.
     pub(crate) fn receive(&mut self, text: &str) -> Vec<Output> {
-        let Some((heard, reply_to)) = heard::read(text) else { return Vec::new() };
+        let (heard, reply_to) = heard::read(text);
         let event = |event| vec![Output::Event(event)];
         match heard {
             Heard::Connected(connected, positions) => {
@@ -226,7 +230,7 @@ impl Session {
             Heard::Heartbeat(heartbeat) => event(Event::Heartbeat(heartbeat)),
             Heard::Pong => reply_to.map(|id| self.done(id)).into_iter().collect(),
             Heard::Subscribed { address, position, recovered } => {
-                let mut outputs = self.settle(&Verb::Subscribe(address.clone()));
+                let mut outputs = self.confirmed(&address);
                 if self.topics.contains(&address) {
                     outputs.extend(self.resume(&address, position, recovered).map(Output::Event));
                 }
@@ -235,7 +239,7 @@ impl Session {
             Heard::Unsubscribed(address) => self.settle(&Verb::Unsubscribe(address)),
             Heard::Accepted => self.verdict(reply_to, Verdict::Accepted),
             Heard::Rejected { reason, message, decision } => match (reason.as_str(), reply_to) {
-                ("unavailable", Some(id)) if self.asked.contains_key(&id) => vec![Output::Again(id)],
+                ("unavailable", Some(id)) if self.asked.contains_key(&id) => self.again(id),
                 ("already_resolved", _) => self.verdict(reply_to, Verdict::AlreadyResolved(decision)),
                 ("not_found", _) => self.verdict(reply_to, Verdict::NotFound),
                 _ => self.verdict(reply_to, Verdict::Invalid(message.unwrap_or(reason))),
@@ -254,26 +258,48 @@ impl Session {
                 self.adopt(&address, position.clone());
                 event(Event::Gap { address, position })
             }
-            Heard::Error { code, message } => match reply_to.filter(|id| self.asked.contains_key(id)) {
-                Some(id) => vec![self.failed(id, code, message)],
-                None => event(Event::Error { code, message }),
-            },
+            Heard::Error { code, message, limit } => {
+                if code == TOO_LONG {
+                    self.longest = limit.or(self.longest);
+                }
+                match reply_to.filter(|id| self.asked.contains_key(id)) {
+                    Some(id) => self.refused(id, code, message),
+                    None => event(Event::Error { code, message }),
+                }
+            }
             Heard::Message(message) => {
-                if self.is_new(&message) {
+                if self.is_new(message.address.as_ref(), message.position.as_ref()) {
                     event(Event::Message(message))
                 } else {
                     Vec::new()
                 }
             }
-            Heard::Other(map) => event(Event::Other(map)),
+            Heard::Unreadable(address, position) => {
+                if self.is_new(Some(&address), position.as_ref()) {
+                    event(Event::Gap { address, position })
+                } else {
+                    Vec::new()
+                }
+            }
+            Heard::Other(map) => match reply_to.filter(|id| self.asked.remove(id).is_some()) {
+                Some(id) => vec![Output::Reply(id, Err(Error::Unexpected(Value::Object(map).to_string())))],
+                None => event(Event::Other(map)),
+            },
         }
     }
 
-    fn ask(&mut self, verb: Verb, mut action: Value) -> ActionId {
+    fn ask(&mut self, verb: Verb, action: Value) -> ActionId {
         self.last_id += 1;
-        action["id"] = json!(self.last_id);
-        self.asked.insert(self.last_id, Asked { verb, frame: action.to_string() });
+        let frame = frame_of(self.last_id, action);
+        self.asked.insert(self.last_id, Asked { verb, frame, tries: 0 });
         self.last_id
+    }
+
+    fn again(&mut self, id: ActionId) -> Vec<Output> {
+        let Some(asked) = self.asked.get_mut(&id) else { return Vec::new() };
+        let tries = asked.tries;
+        asked.tries = tries.saturating_add(1);
+        vec![Output::Again { id, tries }]
     }
 
     fn done(&mut self, id: ActionId) -> Output {
@@ -320,13 +346,6 @@ impl Session {
         self.open.remove(&id)
     }
 
-    fn resumed(&self, topic: &Address) -> Value {
-        match self.positions.get(topic) {
-            Some(position) => json!({"topic": topic.client_form(), "since": position}),
-            None => json!(topic.client_form()),
-        }
-    }
-
     /// After `since`: recovered means that the replay which follows moves the position; else what we had means nothing.
     fn resume(&mut self, address: &Address, position: Option<Position>, recovered: Option<bool>) -> Option<Event> {
         if recovered == Some(true) {
@@ -344,8 +363,8 @@ impl Session {
         };
     }
 
-    fn is_new(&mut self, message: &Message) -> bool {
-        let (Some(address), Some(position)) = (&message.address, &message.position) else { return true };
+    fn is_new(&mut self, address: Option<&Address>, position: Option<&Position>) -> bool {
+        let (Some(address), Some(position)) = (address, position) else { return true };
         let known = self.positions.get(address);
         if known.is_some_and(|known| known.epoch == position.epoch && position.offset <= known.offset) {
             return false;
@@ -353,6 +372,18 @@ impl Session {
         self.positions.insert(address.clone(), position.clone());
         true
     }
+}
+
+/// The frame of an action. What names it comes first: of a message that is too long the gateway reads no more than the beginning.
+fn frame_of(id: ActionId, action: Value) -> String {
+    let mut fields = match action {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    };
+    let names = ["action", "callback_id"].map(|name| fields.remove_entry(name));
+    let ordered = names.into_iter().flatten().chain(fields);
+    let rest = ordered.map(|(name, value)| format!(",{}:{value}", Value::String(name)));
+    format!("{{\"id\":{id}{}}}", rest.collect::<String>())
 }
 
 fn resolved(ended: Resolved) -> Output {
