@@ -282,6 +282,82 @@ async fn a_wrong_entry_is_put_aside_with_its_reason_and_stops_nobody() {
 }
 
 #[tokio::test]
+async fn a_question_that_is_refused_ends_the_wait_of_whoever_asked_it() {
+    let cluster = Cluster::builder(2).env("PUBLISH_MAX_BYTES", "2000").env("CALLBACK_USER_LIMIT", "1").start().await;
+    let redis = cluster.redis();
+    add(redis, &["op", "notify", "body", &question("bob", "t1"), "reply_to", "taken", "idempotency_key", "k"]).await;
+    let long = question("alice", "t1").replace("Go on?", &"x".repeat(2000));
+    let very_long = question("alice", "t1").replace("Go on?", &"x".repeat(20_000));
+    let within = long.replacen('{', r#"{"reply_to":"4","#, 1);
+    let very_long_within = very_long.replacen('{', r#"{"reply_to":"6","#, 1);
+    let late = question("alice", "t1").replacen('{', r#"{"timeout":0,"#, 1);
+    let refused: &[(&[&str], &str, Value, &str)] = &[
+        (
+            &["op", "notify", "body", r#"{"user_id":"alice"}"#],
+            "invalid_field",
+            json!("task_id"),
+            "a string, got nothing",
+        ),
+        (&["op", "notify", "body", r#"{"user_id":"al"#], "invalid_field", json!("body"), "EOF while parsing"),
+        (&["op", "notify"], "invalid_field", json!("body"), "got nothing"),
+        (&["op", "notify", "body", &long], "invalid_field", json!("body"), "PUBLISH_MAX_BYTES"),
+        (&["op", "notify", "body", &within], "invalid_field", json!("body"), "PUBLISH_MAX_BYTES"),
+        (&["op", "notify", "body", &very_long], "invalid_field", json!("body"), "PUBLISH_MAX_BYTES"),
+        (&["op", "notify", "body", &very_long_within], "invalid_field", json!("body"), "PUBLISH_MAX_BYTES"),
+        (&["op", "notify", "body", &late], "invalid_field", json!("timeout"), "CALLBACK_MAX_TIMEOUT"),
+        (&["op", "notfy", "body", &question("alice", "t1")], "invalid_field", json!("op"), "expected one of"),
+        (&["op", "notify", "body", &question("bob", "t2")], "too_many_callbacks", Value::Null, "CALLBACK_USER_LIMIT"),
+        (
+            &["op", "notify", "body", &question("bob", "t3"), "idempotency_key", "k"],
+            "conflict",
+            Value::Null,
+            "used before",
+        ),
+    ];
+    let decided = ["callback_id", "proceed", "feedback", "choice", "data", "resolution", "by"];
+    for (n, (fields, code, field, reason)) in refused.iter().enumerate() {
+        let name = n.to_string();
+        // Two of them name the list in their body.
+        let list: &[&str] = if [4, 6].contains(&n) { &[] } else { &["reply_to", &name] };
+        let entry = add(redis, &[*fields, list].concat()).await;
+        let reply = pop(redis, &name).await.unwrap_or_else(|| panic!("{fields:?} was not answered"));
+        assert_eq!(
+            (&reply["status"], &reply["code"], &reply["field"], &reply["entry"]),
+            (&json!("refused"), &json!(code), field, &json!(entry)),
+            "{reply}"
+        );
+        assert!(reply["reason"].as_str().is_some_and(|said| said.contains(reason)), "{reply}");
+        assert!(reply["at"].is_f64(), "{reply}");
+        for key in decided {
+            assert_eq!(reply.get(key), Some(&Value::Null), "{key} of {reply}");
+        }
+        match countersign_client::decision_of_reply(reply.to_string().as_bytes()) {
+            Err(countersign_client::Error::Refused(problem)) => assert_eq!(problem.code, *code),
+            other => panic!("{other:?}"),
+        }
+    }
+    wait_until_empty(redis).await;
+    assert_eq!(redis.query::<u64>(&["XLEN", "cs:inbox:dead"]).await, refused.len() as u64);
+    assert!((0..2).any(|node| cluster.node(node).has_logged("put to the dead letters")), "a line of the log says so");
+}
+
+#[tokio::test]
+async fn a_refusal_is_pushed_to_no_list_whose_name_is_wrong_or_that_is_none() {
+    let cluster = Cluster::start(1).await;
+    let redis = cluster.redis();
+    redis.query::<()>(&["SET", "cs:reply:text", "x"]).await;
+    let long = "x".repeat(257);
+    for list in ["", "a\nb", &long, "text"] {
+        add(redis, &["op", "notify", "body", "{}", "reply_to", list]).await;
+    }
+    add(redis, &["op", "notify", "body", "{}", "reply_to", "good"]).await;
+    assert_eq!(pop(redis, "good").await.expect("the others stop nobody")["status"], "refused");
+    wait_until_empty(redis).await;
+    assert_eq!(redis.query::<Vec<String>>(&["KEYS", "cs:reply:*"]).await, ["cs:reply:text"]);
+    assert_eq!(redis.query::<u64>(&["XLEN", "cs:inbox:dead"]).await, 5);
+}
+
+#[tokio::test]
 async fn every_op_does_what_its_call_does() {
     let cluster = Cluster::start(2).await;
     let redis = cluster.redis();

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use countersign_protocol::ReplyName;
 
 use crate::{Publication, Result};
 
@@ -14,6 +15,8 @@ pub struct InboxEntry {
     pub id: String,
     /// Its fields, in order; none when it is too long.
     pub fields: Vec<(String, Vec<u8>)>,
+    /// When it is too long: the beginnings of its first fields.
+    pub beginnings: Vec<(String, Vec<u8>)>,
     /// The bytes of its names and values.
     pub length: usize,
 }
@@ -88,6 +91,12 @@ pub trait Inbox: Send + Sync {
     /// # Errors
     /// `Unavailable`: they may come again.
     async fn done(&self, ids: &[String]) -> Result<()>;
+
+    /// Pushes a reply that is no decision to a reply list, at least once. A list that is none is passed over.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Full`: it may not have been pushed.
+    async fn reply(&self, list: &ReplyName, reply: &[u8]) -> Result<()>;
 
     /// This one is wrong: moves it to the dead-letter stream with the reason, unless somebody has done so before.
     ///

@@ -9,6 +9,7 @@
 //! - `asking`: the way from a question to its decision, as a pure machine.
 //! - `patience`: how long to go on, and how long to pause, with full jitter.
 //! - `http`: one request and what its status means.
+//! - `reply`: reads what a reply list of Redis brings.
 //! - `task`: what a producer is told about tasks.
 //! - `decision`: from `Option<bool>` to a `bool` or an error.
 //! - `client`: how to connect as a client: where, as whom, and what a failed attempt means.
@@ -46,6 +47,7 @@ mod http;
 mod messages;
 mod patience;
 mod producer;
+mod reply;
 mod session;
 mod task;
 #[cfg(test)]
@@ -62,6 +64,7 @@ pub use event::{
 };
 pub use messages::item;
 pub use producer::Producer;
+pub use reply::decision_of_reply;
 pub use task::{CancelledTasks, Task};
 
 pub use countersign_protocol::{

@@ -133,7 +133,10 @@ impl Session {
     /// Says what was wrong with an action.
     pub(crate) fn wrong(&self, id: Option<&Value>, Wrong { code, message, topics }: Wrong) {
         self.node.metrics.action_error(code);
-        self.push(reply_frame(id, Event::Error { code, message, timestamp: self.node.clock.now(), limit: None, topics }));
+        self.push(reply_frame(
+            id,
+            Event::Error { code, message, timestamp: self.node.clock.now(), limit: None, topics },
+        ));
     }
 
     async fn act(&self, action: Action, id: Option<&Value>) -> Result<(), Wrong> {

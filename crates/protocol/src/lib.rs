@@ -17,6 +17,7 @@
 //! - [`heartbeat`]: the body that starts a heartbeat, and the message of each beat.
 //! - [`receipt`]: what a producer is told of a message that wants to be acknowledged.
 //! - [`producer`]: the other bodies of the producers' doors.
+//! - [`refusal`]: what a reply list gets for a question that was refused.
 //! - [`workflow`]: the update of a workflow, as existing services send it.
 //! - [`close`]: WebSocket close codes as advice, in bands.
 #![forbid(unsafe_code)]
@@ -37,6 +38,7 @@ pub mod position;
 pub mod producer;
 pub mod question;
 pub mod receipt;
+pub mod refusal;
 pub mod schema;
 pub mod workflow;
 
@@ -52,3 +54,4 @@ pub use kind::Kind;
 pub use notification::Notification;
 pub use payload::Payload;
 pub use position::Position;
+pub use refusal::Refusal;

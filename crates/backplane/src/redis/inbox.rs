@@ -11,7 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use countersign_protocol::NodeId;
+use countersign_protocol::{NodeId, ReplyName};
 use redis::{Value, aio::MultiplexedConnection, cmd, from_redis_value};
 
 use super::{
@@ -37,15 +37,22 @@ pub(super) struct RedisInbox {
     lanes: Arc<Lanes>,
     messages: RedisMessages,
     connector: Connector,
+    /// How long a reply list is kept after its last reply.
+    replies_kept: Duration,
     /// The connection that waits, while it does not.
     idle: Mutex<Option<MultiplexedConnection>>,
 }
 
 impl RedisInbox {
     /// `connector` gives connections that may wait for [`WAIT`].
-    pub(super) fn new(messages: RedisMessages, node: NodeId, connector: Connector) -> Arc<Self> {
+    pub(super) fn new(
+        messages: RedisMessages,
+        node: NodeId,
+        connector: Connector,
+        replies_kept: Duration,
+    ) -> Arc<Self> {
         let (keys, lanes) = (messages.keys.clone(), Arc::clone(&messages.lanes));
-        Arc::new(Self { keys, node, lanes, messages, connector, idle: Mutex::default() })
+        Arc::new(Self { keys, node, lanes, messages, connector, replies_kept, idle: Mutex::default() })
     }
 
     /// What there is now after an entry, or from the beginning; nothing without the lease.
@@ -132,6 +139,20 @@ impl Inbox for RedisInbox {
         Ok(())
     }
 
+    async fn reply(&self, list: &ReplyName, reply: &[u8]) -> Result<()> {
+        let mut script = SCRIPTS.reply.prepare_invoke();
+        script.key(self.keys.reply(list)).arg(reply).arg(millis(self.replies_kept).max(1));
+        match repeat(|| self.lanes.script(&script)).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.transient => Err(error.into()),
+            // A repeat would fail, too: the key is no list.
+            Err(error) => {
+                tracing::warn!(reply_to = ?list, %error, "a reply cannot be pushed and is dropped");
+                Ok(())
+            }
+        }
+    }
+
     async fn bury(&self, id: &str, reason: &str) -> Result<()> {
         let mut script = SCRIPTS.inbox_bury.prepare_invoke();
         script
@@ -154,7 +175,7 @@ impl Doors for RedisBackplane {
     }
 }
 
-/// `{waiting, name of the stream, {id, {field, value, …} or length}, …}`, or nothing.
+/// `{waiting, name of the stream, {id, {field, value, …}} or {id, length, {beginnings}}, …}`, or nothing.
 fn read_taken(answer: Value) -> Result<Option<Taken>, CommandError> {
     let mut parts = from_redis_value::<Vec<Value>>(answer).map_err(unreadable)?.into_iter();
     let Some(waiting) = parts.next() else { return Ok(None) };
@@ -165,27 +186,37 @@ fn read_taken(answer: Value) -> Result<Option<Taken>, CommandError> {
 }
 
 fn read_entry(entry: Value) -> Result<InboxEntry, CommandError> {
-    let (id, content): (String, Value) = from_redis_value(entry).map_err(unreadable)?;
-    let words = match content {
-        Value::Array(words) => words,
+    let mut parts = from_redis_value::<Vec<Value>>(entry).map_err(unreadable)?.into_iter();
+    let id = from_redis_value(parts.next().unwrap_or_default()).map_err(unreadable)?;
+    match parts.next().unwrap_or_default() {
+        Value::Array(words) => {
+            let fields = read_fields(words)?;
+            let length = fields.iter().map(|(name, value)| name.len() + value.len()).sum();
+            Ok(InboxEntry { id, fields, beginnings: Vec::new(), length })
+        }
         length => {
             let length = from_redis_value(length).map_err(unreadable)?;
-            return Ok(InboxEntry { id, fields: Vec::new(), length });
+            let beginnings = match parts.next() {
+                Some(Value::Array(words)) => read_fields(words)?,
+                _ => Vec::new(),
+            };
+            Ok(InboxEntry { id, fields: Vec::new(), beginnings, length })
         }
-    };
+    }
+}
+
+fn read_fields(words: Vec<Value>) -> Result<Vec<(String, Vec<u8>)>, CommandError> {
     let mut fields = Vec::with_capacity(words.len() / 2);
     let mut words = words.into_iter().map(|word| match word {
         Value::BulkString(bytes) => Ok(bytes),
         _ => Err(CommandError::unreadable("an entry of the inbox holds what is no text")),
     });
-    let mut length = 0;
     while let (Some(name), Some(value)) = (words.next().transpose()?, words.next().transpose()?) {
-        length += name.len() + value.len();
         let name =
             String::from_utf8(name).unwrap_or_else(|wrong| String::from_utf8_lossy(wrong.as_bytes()).into_owned());
         fields.push((name, value));
     }
-    Ok(InboxEntry { id, fields, length })
+    Ok(fields)
 }
 
 /// How long a node that stands still keeps the others waiting: some times what a step takes, with a Redis that is slow.

@@ -157,7 +157,7 @@ pub fn connect(
     let waiting = topology.waiting_connector(inbox::WAIT, &keys.inbox()).map_err(unusable)?;
     let messages =
         RedisMessages { keys: keys.clone(), lanes: Arc::clone(&lanes), retention: settings.message_key_retention };
-    let inbox = RedisInbox::new(messages.clone(), options.node.clone(), waiting);
+    let inbox = RedisInbox::new(messages.clone(), options.node.clone(), waiting, settings.callback_retention);
     for audience in Audience::ALL {
         let own = match audience {
             Audience::Person => Channel::Node(options.node.clone()),

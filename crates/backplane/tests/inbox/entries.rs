@@ -140,6 +140,9 @@ async fn what_is_wrong_is_kept_with_its_reason() {
     let taken = some(&inbox, 9).await;
     let (entry, length) = (&taken[1], long.len() + "opbroadcastbody".len());
     assert_eq!((&entry.id, entry.fields.len(), entry.length), (&second, 0, length), "too long to be sent");
+    assert_eq!(taken[0].beginnings, [], "it is whole");
+    let beginning = (&entry.beginnings[0], &entry.beginnings[1].0, entry.beginnings[1].1.len());
+    assert_eq!(beginning, (&("op".to_owned(), b"broadcast".to_vec()), &"body".to_owned(), 1024));
     for (id, reason) in [(&first, "op: expected nothing"), (&second, "too long"), (&third, "nonsense")] {
         inbox.bury(id, reason).await.unwrap();
     }

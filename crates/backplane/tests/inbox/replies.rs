@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use countersign_backplane::{
-    Callbacks, Settings,
+    Callbacks, Doors, Settings,
     callbacks::{Answerer, Canceller, Confirm, OpenCallback},
 };
 use countersign_protocol::{Answer, Decision, Partition, Resolution, Status, ids::ReplyName};
@@ -211,4 +211,22 @@ async fn a_repeat_with_the_same_key_is_the_same_question_and_the_same_reply() {
     node.confirm(yes(&first)).await.unwrap();
     assert_eq!(node.open(again).await.unwrap().callback.status(), Status::Confirmed);
     assert_eq!(decisions(&mut client, "42").await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_reply_that_is_no_decision_is_pushed_and_a_list_that_is_none_stops_nobody() {
+    let server = Server::start();
+    let node = Node::up(&server.url(), Settings::default()).await;
+    let mut client = server.client().await;
+    let inbox = node.inbox().unwrap();
+    let list = ReplyName::parse("job:42").unwrap();
+    inbox.reply(&list, b"one").await.unwrap();
+    inbox.reply(&list, b"two").await.unwrap();
+    assert_eq!(client.ask::<Vec<String>>("LRANGE cs:reply:job:42 0 -1").await, ["one", "two"]);
+    assert!(client.ask::<i64>("PTTL cs:reply:job:42").await > 0, "it ends on its own");
+    client.ask::<()>("SET cs:reply:text x").await;
+    inbox.reply(&ReplyName::parse("text").unwrap(), b"three").await.unwrap();
+    server.pause();
+    assert!(inbox.reply(&list, b"four").await.is_err(), "what may not have been pushed is said");
+    server.go_on();
 }

@@ -2,7 +2,7 @@
 //! lease; it takes entries in order, has the node do what they say, and deletes what is done. What cannot be done now stays
 //! and comes again, so nothing is lost. Messages are published in the step that deletes their entries, and everything else
 //! that an entry does has a name, so nothing that comes again is done twice. What is wrong goes to the dead letters with the
-//! reason, and the next one follows.
+//! reason, which the producer who waits for a reply is told, too, and the next one follows.
 
 mod order;
 
@@ -13,13 +13,16 @@ use countersign_backplane::{
     callbacks::Canceller,
     inbox::{InboxEntry, Letter, Progress, Taken},
 };
+use countersign_protocol::{Refusal, ReplyName};
 use tokio::{
     join,
     time::{Instant, sleep, timeout},
 };
 
 use self::order::{Errand, Order};
-use crate::{error::GatewayError, metrics::Outcome, node::Node};
+use crate::{error::GatewayError, metrics::Outcome, node::Node, seldom::Seldom};
+
+static WRONG: Seldom = Seldom::new();
 
 /// Reads while this node holds the lease, until it drains. Ends at once when there is no inbox.
 pub(crate) async fn read(node: Arc<Node>) {
@@ -42,7 +45,15 @@ struct Steps {
 enum Step {
     Publish(Letter),
     /// Something else, or it is wrong.
-    Other(String, Result<Errand, GatewayError>),
+    Other(Origin, Result<Errand, GatewayError>),
+}
+
+/// Where a step comes from.
+struct Origin {
+    /// The entry.
+    id: String,
+    /// Where its producer waits, if it does.
+    reply_to: Option<ReplyName>,
 }
 
 struct Reader {
@@ -132,7 +143,12 @@ impl Reader {
             Ok(Order::Other(errand)) => Ok(errand),
             Err(error) => Err(error.into()),
         };
-        Step::Other(entry.id, errand)
+        let reply_to = match &errand {
+            Ok(Errand::Notify(notification)) => notification.reply_to.clone(),
+            Ok(_) => None,
+            Err(_) => order::list_of(&entry),
+        };
+        Step::Other(Origin { id: entry.id, reply_to }, errand)
     }
 
     /// In order. A drain ends it between two steps, and so does the loss of the lease; what is left comes again. Whether all is
@@ -162,11 +178,11 @@ impl Reader {
                         return Ok(false);
                     }
                 }
-                Step::Other(id, Ok(errand)) => {
+                Step::Other(origin, Ok(errand)) => {
                     let result = self.run_errand(errand).await;
-                    self.settle(id, result).await?;
+                    self.settle(origin, result).await?;
                 }
-                Step::Other(id, Err(error)) => self.settle(id, Err(error)).await?,
+                Step::Other(origin, Err(error)) => self.settle(origin, Err(error)).await?,
             }
         }
         Ok(true)
@@ -184,7 +200,8 @@ impl Reader {
                 }
                 Ok(Progress::Moved) => return Ok(false),
                 Err(error) => {
-                    self.settle(first.id.clone(), Err(error.into())).await?;
+                    let origin = Origin { id: first.id.clone(), reply_to: None };
+                    self.settle(origin, Err(error.into())).await?;
                     rest = others;
                 }
             }
@@ -203,7 +220,8 @@ impl Reader {
     }
 
     /// Deletes what was done and buries what is wrong; an error is what has to be tried again.
-    async fn settle(&self, id: String, result: Result<(), GatewayError>) -> Result<(), GatewayError> {
+    async fn settle(&self, origin: Origin, result: Result<(), GatewayError>) -> Result<(), GatewayError> {
+        let Origin { id, reply_to } = origin;
         match result {
             Ok(()) => {
                 self.inbox.done(&[id]).await?;
@@ -213,9 +231,20 @@ impl Reader {
                 return Err(error);
             }
             Err(error) => {
-                tracing::debug!(%id, %error, "an entry of the inbox is wrong");
-                self.inbox.bury(&id, &error.to_string()).await?;
+                let reason = error.to_string();
+                // First, because a letter that is buried does not come again.
+                if let Some(list) = &reply_to {
+                    let field =
+                        if let GatewayError::Invalid(wrong) = &error { Some(wrong.field.as_str()) } else { None };
+                    let refusal =
+                        Refusal { code: error.code(), field, reason: &reason, entry: &id, at: self.node.clock.now() };
+                    self.inbox.reply(list, refusal.to_json().as_bytes()).await?;
+                }
+                self.inbox.bury(&id, &reason).await?;
                 self.node.metrics.inbox_entries(Outcome::Dead, 1);
+                if let Some(left_out) = WRONG.line() {
+                    tracing::warn!(%id, reason, left_out, "an entry of the inbox is wrong and was put to the dead letters");
+                }
             }
         }
         Ok(())

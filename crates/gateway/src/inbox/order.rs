@@ -100,6 +100,17 @@ impl Order {
     }
 }
 
+/// The list on which the producer of an entry that was refused waits: as much as can be read of it. Never a name that is none.
+pub(super) fn list_of(entry: &InboxEntry) -> Option<ReplyName> {
+    let fields = if entry.fields.is_empty() { &entry.beginnings } else { &entry.fields };
+    let value = |name: &str| fields.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_slice());
+    let of_entry = value("reply_to").and_then(|text| ReplyName::parse(std::str::from_utf8(text).ok()?).ok());
+    of_entry.or_else(|| {
+        let body = value("body").filter(|_| value("op") == Some(b"notify"))?;
+        ReplyName::parse(json::readable_fields(body, &["reply_to"]).get("reply_to")?.as_str()?).ok()
+    })
+}
+
 /// What names a task, in the entry or in its body, and the body, which may be left out.
 struct Named {
     task: TaskId,
@@ -209,7 +220,33 @@ mod tests {
     fn read(fields: &[(&str, &str)]) -> Result<Order, FieldError> {
         let fields: Vec<_> =
             fields.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect();
-        Order::read(&InboxEntry { id: "17-0".to_owned(), fields, length: 5000 }, "s", 400)
+        Order::read(&InboxEntry { id: "17-0".to_owned(), fields, beginnings: Vec::new(), length: 5000 }, "s", 400)
+    }
+
+    #[test]
+    fn the_list_of_a_refused_question_is_found_where_it_can_be_read() {
+        let fields = |fields: &[(&str, &str)]| -> Vec<(String, Vec<u8>)> {
+            fields.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect()
+        };
+        let long = "x".repeat(257);
+        for (given, expected) in [
+            (vec![("op", "notify"), ("reply_to", "42"), ("body", "nonsense")], Some("42")),
+            (vec![("op", "notify"), ("body", r#"{"reply_to":"42","user_id":"#)], Some("42")),
+            (vec![("op", "notify"), ("reply_to", "42"), ("body", r#"{"reply_to":"43"}"#)], Some("42")),
+            (vec![("op", "notify"), ("reply_to", ""), ("body", r#"{"reply_to":"43"}"#)], Some("43")),
+            (vec![("op", "notfy"), ("reply_to", "42"), ("body", "{}")], Some("42")),
+            (vec![("op", "broadcast"), ("body", r#"{"reply_to":"42"}"#)], None),
+            (vec![("op", "notify"), ("body", r#"{"reply_to":42}"#)], None),
+            (vec![("op", "notify"), ("reply_to", &long), ("body", r#"{"reply_to":"a\nb"}"#)], None),
+            (vec![("op", "notify")], None),
+            (vec![], None),
+        ] {
+            let whole = InboxEntry { id: "1-0".to_owned(), fields: fields(&given), beginnings: vec![], length: 1 };
+            let cut = InboxEntry { fields: vec![], beginnings: whole.fields.clone(), ..whole.clone() };
+            for entry in [whole, cut] {
+                assert_eq!(list_of(&entry).as_ref().map(ReplyName::as_str), expected, "{given:?}");
+            }
+        }
     }
 
     fn published(fields: &[(&str, &str)]) -> BatchItem {
@@ -364,7 +401,12 @@ mod tests {
         ] {
             assert_eq!(read(&fields).unwrap_err().to_string(), reason, "{fields:?}");
         }
-        let bytes = InboxEntry { id: "1-0".to_owned(), fields: vec![("op".to_owned(), vec![0xff])], length: 3 };
+        let bytes = InboxEntry {
+            id: "1-0".to_owned(),
+            fields: vec![("op".to_owned(), vec![0xff])],
+            beginnings: Vec::new(),
+            length: 3,
+        };
         assert_eq!(
             Order::read(&bytes, "s", 400).unwrap_err().to_string(),
             "op: expected text in UTF-8, got other bytes"

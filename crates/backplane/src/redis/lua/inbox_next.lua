@@ -3,8 +3,8 @@
 -- KEYS  as inbox.lua
 -- ARGV  1 node, 2 how long the lease is renewed for (ms), 3 after which id ('' from the beginning), 4 most entries, 5 longest
 --       entry (bytes), 6 most bytes, 7 a fresh name for the stream
--- Returns {how many wait, name of the stream, {id, {field, value, …}}, …}, with the length in the place of the fields of an entry
--- that is too long, and {} to a node without the lease.
+-- Returns {how many wait, name of the stream, {id, {field, value, …}}, …}, and {} to a node without the lease. An entry that is
+-- too long is {id, length, {beginning of a field, beginning of its value, …}}: who waits for its reply is told that it is refused.
 -- Invariant: only the holder of the lease is told entries, in the order of the stream. An inbox that was empty for a minute is
 -- no key any more; not at once, as it would be made and named again for every entry of a slow producer.
 local node, ttl, after = ARGV[1], ARGV[2], ARGV[3]
@@ -15,6 +15,8 @@ redis.call('PEXPIRE', KEYS[2], ttl)
 -- How many are read at once, as how long they are shows only when they are there: twice as many as before, while they would
 -- fit if all were as long as the longest of those; at most 32, as the next may all be of a megabyte.
 local MOST_AT_ONCE = 32
+-- Of an entry that is too long.
+local MOST_FIELDS, BEGINNING = 16, 1024
 local result, told, bytes = {0, ''}, 0, 0
 local from, at_once = after == '' and '-' or '(' .. after, 1
 while told < most and bytes < budget do
@@ -23,7 +25,11 @@ while told < most and bytes < budget do
   for _, entry in ipairs(found) do
     local length = 0
     for _, text in ipairs(entry[2]) do length = length + #text end
-    if length > longest then entry[2] = length end
+    if length > longest then
+      entry[3] = {}
+      for at = 1, math.min(#entry[2], 2 * MOST_FIELDS) do entry[3][at] = entry[2][at]:sub(1, BEGINNING) end
+      entry[2] = length
+    end
     told = told + 1
     result[2 + told] = entry
     largest = math.max(largest, length)
