@@ -32,6 +32,15 @@ fn set_lines(node: &Node) -> Vec<String> {
     log.into_iter().filter(|line| line.contains("WARN") && line.contains("the clock of Redis was set")).collect()
 }
 
+/// Whether the only line names this step. The node reports the part of a step that is certain, which
+/// is less than the step by the time that its two requests to Redis took.
+fn is_one_step(lines: &[String], step: f64) -> bool {
+    let [line] = lines else { return false };
+    let fields: Value = serde_json::from_str(line).expect("a line of the log is JSON");
+    let seconds: f64 = fields["seconds"].as_str().and_then(|text| text.parse().ok()).expect("seconds");
+    seconds.signum() == step.signum() && (step.abs() - 6.0..=step.abs()).contains(&seconds.abs())
+}
+
 #[tokio::test]
 async fn a_redis_that_is_set_back_an_hour_keeps_no_caller_waiting() {
     let clock = WallClock::new();
@@ -57,7 +66,7 @@ async fn a_redis_that_is_set_back_an_hour_keeps_no_caller_waiting() {
         Some(set_lines(&node)).filter(|lines| !lines.is_empty())
     })
     .await;
-    assert!(lines.len() == 1 && lines[0].contains("-3600"), "{lines:#?}");
+    assert!(is_one_step(&lines, -3600.0), "{lines:#?}");
     // The right time again: the deadline is past, and whoever asks hears what it decided.
     clock.set("+0");
     let id = asked.1["callback_id"].as_str().expect("the id of the question").to_owned();
@@ -90,7 +99,7 @@ async fn a_redis_that_is_set_forward_a_minute_ends_questions_early_and_the_log_s
     })
     .await;
     let lines = set_lines(&node);
-    assert!(lines.len() == 1 && lines[0].contains("60"), "{lines:#?}");
+    assert!(is_one_step(&lines, 60.0), "{lines:#?}");
     assert_eq!(node.readiness().await, 200);
 }
 
