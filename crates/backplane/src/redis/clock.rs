@@ -28,10 +28,17 @@ impl ServerClock {
         let passed = now.time.as_secs_f64() - before.time.as_secs_f64();
         // As much time has passed there as between the two moments, which are known only so well.
         let most = now.answered.saturating_duration_since(before.asked).as_secs_f64();
-        let least = now.asked.saturating_duration_since(before.answered).as_secs_f64();
+        // Below zero when the two requests overlap: then the later answer may tell the earlier time.
+        let least = seconds_between(before.answered, now.asked);
         let set = (passed - most).max(0.0) + (passed - least).min(0.0);
         (set.abs() >= NOTED.as_secs_f64()).then_some(set)
     }
+}
+
+/// Negative when `to` is before `from`.
+fn seconds_between(from: Instant, to: Instant) -> f64 {
+    let back = from.saturating_duration_since(to).as_secs_f64();
+    to.saturating_duration_since(from).as_secs_f64() - back
 }
 
 /// Below this are the small steps of a clock that is kept right.
@@ -54,6 +61,10 @@ mod tests {
         assert_eq!(read(1.0, 1.1, 1.05), None);
         assert_eq!(read(2.0, 7.0, 2.01), None, "answered at once, on its way for five seconds");
         assert_eq!(read(8.0, 14.0, 13.9), None, "the other way round");
+        // Two connections ask the same server, and the first answer may be the last to arrive.
+        assert_eq!(read(14.3, 14.4, 14.35), None, "the one that overtakes");
+        assert_eq!(read(8.5, 14.5, 8.6), None, "the one that is overtaken");
+        assert_eq!(read(14.6, 14.7, 14.65), None, "the next after it");
         assert_eq!(read(15.0, 15.1, 15.9), None, "a small step");
         assert_eq!(read(16.0, 16.1, 76.9), Some(60.0));
         assert_eq!(read(17.0, 17.1, 77.9), None, "it goes on from there");
