@@ -191,13 +191,15 @@ impl Followed {
             "nginx",
             "cd \"$(dirname \"$0\")\"\n\
              if [ \"$1\" = -s ]; then echo \"$2\" >> log; else echo started >> log; fi\n\
-             [ \"$1\" = -s ] || until grep -q quit log; do sleep 0.05; done",
+             [ \"$1\" = -s ] || until grep -q -e quit -e stop log; do sleep 0.05; done",
         );
         fs::write(
             path.join("conf"),
             "upstream a {\n    server node1:8765 max_fails=0;\n    server node2:8765 max_fails=0;\n}\n",
         )
         .expect("our own directory");
+        fs::write(path.join("nginx.conf"), format!("http {{\n    include {};\n}}\n", path.join("conf").display()))
+            .expect("our own directory");
         let mut command = Command::new("sh");
         command
             .arg(repository().join("nginx/follow-nodes.sh"))
@@ -206,6 +208,13 @@ impl Followed {
             .env("PATH", format!("{}:{}", path.display(), std::env::var("PATH").unwrap_or_default()));
         resolve(path, addresses);
         Self { process: Process::spawn("follow-nodes", command.current_dir(path)), folder }
+    }
+
+    /// The places of the `server` lines that nginx reads now.
+    fn servers(&self) -> Vec<String> {
+        let copy = fs::read_to_string(self.folder.path().join("countersign.followed")).unwrap_or_default();
+        let servers = copy.lines().filter_map(|line| line.trim().strip_prefix("server "));
+        servers.map(|server| server.trim_end_matches(';').to_owned()).collect()
     }
 
     async fn has_done(&self, expected: &[&str]) {
@@ -235,7 +244,25 @@ async fn nginx_reads_its_configuration_again_when_a_node_has_another_address() {
     .await;
     resolve(followed.folder.path(), "node1 10.0.0.1\nnode2 10.0.0.9\n");
     followed.has_done(&["started", "reload"]).await;
+    assert_eq!(followed.servers(), ["10.0.0.1:8765 max_fails=0", "10.0.0.9:8765 max_fails=0"]);
     followed.process.signal(Signal::Quit);
     assert_eq!(followed.process.wait_exit(PATIENCE).await, Some(0));
     followed.has_done(&["started", "reload", "quit"]).await;
+}
+
+#[tokio::test]
+async fn nginx_starts_without_a_node_that_is_away_and_follows_the_others() {
+    let followed = Followed::start("node1 10.0.0.1\n");
+    followed.has_done(&["started"]).await;
+    assert_eq!(followed.servers(), ["10.0.0.1:8765 max_fails=0", "127.0.0.1:8765 max_fails=0 down"]);
+    // Another node moves meanwhile, to an address of the other kind.
+    resolve(followed.folder.path(), "node1 fd00::1\n");
+    followed.has_done(&["started", "reload"]).await;
+    assert_eq!(followed.servers(), ["[fd00::1]:8765 max_fails=0", "127.0.0.1:8765 max_fails=0 down"]);
+    resolve(followed.folder.path(), "node2 10.0.0.2\n");
+    followed.has_done(&["started", "reload", "reload"]).await;
+    assert_eq!(followed.servers(), ["[fd00::1]:8765 max_fails=0", "10.0.0.2:8765 max_fails=0"]);
+    followed.process.signal(Signal::Terminate);
+    assert_eq!(followed.process.wait_exit(PATIENCE).await, Some(0));
+    followed.has_done(&["started", "reload", "reload", "stop"]).await;
 }
