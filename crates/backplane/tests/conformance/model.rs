@@ -452,7 +452,7 @@ fn the_steps_meet_every_outcome() {
         "], true))",
         "], false))",
         "nodes: None",
-        "Some(\"guest\")",
+        "Some((\"guest\", Some(Guest)))",
         "String(\"confirmed\")",
         "String(\"declined\")",
         "String(\"cancelled\")",

@@ -238,7 +238,7 @@ async fn the_steps_meet_everything_that_ends_by_itself() {
         "not found",
         "TooManyCallbacks(3)",
         "Ok((None, [",
-        "Ok((Some(\"",
+        "Ok((Some((\"",
         "Members { users: [], count: 0 }",
         "Ok(([], 0))",
         "Ok([])",
