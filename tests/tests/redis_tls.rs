@@ -137,9 +137,10 @@ async fn the_shipped_user_is_enough_and_has_no_more() {
 async fn wrong_credentials_and_missing_rights_are_told_and_counted() {
     let (redis, url) = with_shipped_users("-publish").await;
     let errors = "countersign_backplane_errors_total";
-    for (url, why, kind) in
-        [(url.replace("secret-of-the-test", "wrong"), "WRONGPASS", "noauth"), (url.clone(), "NOPERM", "noperm")]
-    {
+    for (url, why, kind) in [
+        (url.replace("secret-of-the-test", "wrong"), "WRONGPASS", "noauth"),
+        (url.clone(), "no right to PUBLISH", "unfit"),
+    ] {
         let node = Node::builder().env("REDIS_URL", url).start_listening().await;
         says_why(&node, why).await;
         eventually(PATIENCE, "a counted error", || async {
