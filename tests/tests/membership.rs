@@ -139,7 +139,7 @@ impl Member {
                 let again = self.unsure.clone();
                 self.subscribe(again).await;
             }
-            tokio::time::sleep(Duration::from_millis(self.chance.u64(1..15))).await;
+            fault_lasts(Duration::from_millis(self.chance.u64(1..15))).await;
         }
     }
 
